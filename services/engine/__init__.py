@@ -1,0 +1,1 @@
+"""The inference engine: numpy in, numpy out. It knows no protocol."""

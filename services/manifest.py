@@ -1,0 +1,270 @@
+"""manifest.json: what an export says about itself.
+
+Written by `training.exporter`, read by the server, `cornet models` and batch jobs. The directory's name is the version;
+the manifest does not repeat it, so that a version can be copied under another number.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from services.errors import DataLoss, ManifestError
+from services.tensors import Signature, TensorSpec
+
+MANIFEST_FILE = "manifest.json"
+ONNX_FILE = "model.onnx"
+SAVED_MODEL_FILE = "saved_model.pb"
+ASSETS_DIRECTORY = "assets"
+SAMPLES_FILE = f"{ASSETS_DIRECTORY}/samples.npz"
+"""Held-out input rows and Keras's answers to them: what `cornet models verify` compares with."""
+SCHEMA_VERSION = 1
+
+TASKS = (
+    "regression",
+    "classification",
+    "image_classification",
+    "forecasting",
+    "text_classification",
+    "anomaly_detection",
+    "image_features",
+)
+"""What a model is for; the typed HTTP endpoints are chosen by it. A model exported without one has the task ''."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorSpec:
+    """Which processor turns raw payloads into this model's tensors. `files` are its assets, relative to the version."""
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchingHints:
+    """What the exporter found good for this model; a server's own configuration wins. Rows, not requests."""
+
+    max_batch_rows: int = 64
+    max_queue_delay_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ParityRecord:
+    """How far one output of one format was from Keras on `samples` held-out rows.
+
+    A value passes when `abs(got - keras) <= atol + rtol * abs(keras)` (numpy.allclose's rule). `agreement` is the share of
+    equal elements, for outputs that are no floats.
+    """
+
+    format: str
+    output: str
+    samples: int
+    max_abs: float
+    max_rel: float
+    atol: float
+    rtol: float
+    agreement: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a model comes from.
+
+    `base_weights` is '' (trained from scratch), 'imagenet', 'random', or 'sha256:<hash>' of a weights file.
+    """
+
+    git_commit: str = ""
+    seed: int | None = None
+    dataset: str = ""
+    dataset_sha256: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    base_weights: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One exported version. `created` is ISO 8601 in UTC; `files` maps relative path to SHA-256, manifest.json excepted."""
+
+    name: str
+    family: str
+    task: str
+    created: str
+    signatures: Mapping[str, Signature]
+    processor: ProcessorSpec | None = None
+    labels: tuple[str, ...] = ()
+    batching: BatchingHints = field(default_factory=BatchingHints)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    baseline: Mapping[str, float] = field(default_factory=dict)
+    parity: tuple[ParityRecord, ...] = ()
+    provenance: Provenance = field(default_factory=Provenance)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        signatures = {
+            key: {
+                "inputs": [spec.to_json() for spec in signature.inputs],
+                "outputs": [spec.to_json() for spec in signature.outputs],
+            }
+            for key, signature in self.signatures.items()
+        }
+        plain = {name: getattr(self, name) for name in ("name", "family", "task", "created")}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **plain,
+            "signatures": signatures,
+            "processor": None if self.processor is None else asdict(self.processor),
+            "labels": list(self.labels),
+            "batching": asdict(self.batching),
+            "metrics": dict(self.metrics),
+            "baseline": dict(self.baseline),
+            "parity": [asdict(record) for record in self.parity],
+            "provenance": asdict(self.provenance),
+            "files": dict(self.files),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Manifest":
+        """Read what `to_json` wrote. Raises ManifestError naming the field, what was expected and what was found."""
+        reader = _Reader(value, "manifest")
+        schema = reader.take("schema_version", int)
+        if schema != SCHEMA_VERSION:
+            raise ManifestError(f"manifest.schema_version: expected {SCHEMA_VERSION}. Received: {schema}.")
+        signatures = {
+            key: _signature(value, f"manifest.signatures.{key}")
+            for key, value in reader.take("signatures", dict).items()
+        }
+        if not signatures:
+            raise ManifestError("manifest.signatures: expected at least one signature. Received: {}.")
+        processor = value.get("processor")
+        return cls(
+            name=reader.take("name", str),
+            family=reader.take("family", str),
+            task=reader.take("task", str),
+            created=reader.take("created", str),
+            signatures=signatures,
+            processor=None if processor is None else _processor(processor),
+            labels=tuple(reader.texts("labels")),
+            batching=BatchingHints(**_Reader(value.get("batching", {}), "manifest.batching").known(BatchingHints)),
+            metrics=reader.take("metrics", dict),
+            baseline=reader.take("baseline", dict),
+            parity=tuple(
+                ParityRecord(**_Reader(record, f"manifest.parity[{i}]").known(ParityRecord))
+                for i, record in enumerate(reader.take("parity", list))
+            ),
+            provenance=Provenance(**_Reader(value.get("provenance", {}), "manifest.provenance").known(Provenance)),
+            files=_hashes(reader.take("files", dict)),
+        )
+
+    @classmethod
+    def read(cls, directory: Path) -> "Manifest":
+        """The manifest of a version directory. Raises FileNotFoundError where there is none, ManifestError otherwise."""
+        text = (directory / MANIFEST_FILE).read_bytes()
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise ManifestError(f"manifest.json: expected JSON. Received: {error}.") from error
+        return cls.from_json(value)
+
+    def write(self, directory: Path) -> None:
+        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        (directory / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(directory: Path) -> dict[str, str]:
+    """SHA-256 by relative POSIX path of every file below a version directory, manifest.json excepted."""
+    return {name: sha256(directory / name) for name in _names(directory)}
+
+
+def verify_files(directory: Path, manifest: Manifest) -> None:
+    """Compare the files of a version with the hashes in its manifest. Raises DataLoss that lists every difference."""
+    present = set(_names(directory))
+    problems = [f"{name} is missing" for name in sorted(set(manifest.files) - present)]
+    problems += [f"{name} is not in the manifest" for name in sorted(present - set(manifest.files))]
+    for name in sorted(present & set(manifest.files)):
+        found = sha256(directory / name)
+        if found != manifest.files[name]:
+            problems.append(f"{name} has SHA-256 {found}, expected {manifest.files[name]}")
+    if problems:
+        raise DataLoss(f"{directory.parent.name}/{directory.name}: " + "; ".join(problems) + ".")
+
+
+def _names(directory: Path) -> Iterator[str]:
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and path != directory / MANIFEST_FILE:
+            yield path.relative_to(directory).as_posix()
+
+
+class _Reader:
+    """Typed access to a JSON object, with the place in every error."""
+
+    def __init__(self, value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            raise ManifestError(f"{where}: expected an object. Received: {value!r:.100}.")
+        self._value = value
+        self._where = where
+
+    def take(self, key: str, kind: type) -> Any:
+        value = self._value.get(key)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ManifestError(f"{self._where}.{key}: expected {kind.__name__}. Received: {value!r:.100}.")
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        values: list[str] = self.take(key, list)
+        if not all(isinstance(value, str) for value in values):
+            raise ManifestError(f"{self._where}.{key}: expected a list of strings. Received: {values!r:.100}.")
+        return values
+
+    def known(self, kind: type) -> dict[str, Any]:
+        """The object's members as keyword arguments of a dataclass; an unknown or missing one is an error."""
+        fields = kind.__dataclass_fields__  # type: ignore[attr-defined]  # every caller passes a dataclass
+        unknown = sorted(set(self._value) - set(fields))
+        if unknown:
+            raise ManifestError(f"{self._where}: expected only {', '.join(fields)}. Received: {', '.join(unknown)}.")
+        try:
+            kind(**self._value)
+        except TypeError as error:
+            raise ManifestError(f"{self._where}: {error}.") from None
+        return self._value
+
+
+def _signature(value: Any, where: str) -> Signature:
+    reader = _Reader(value, where)
+    sides = {
+        side: tuple(
+            TensorSpec.from_json(spec, f"{where}.{side}[{i}]") for i, spec in enumerate(reader.take(side, list))
+        )
+        for side in ("inputs", "outputs")
+    }
+    return Signature(**sides)
+
+
+def _processor(value: Any) -> ProcessorSpec:
+    reader = _Reader(value, "manifest.processor")
+    files = tuple(reader.texts("files"))
+    for name in files:
+        _check_path(name, "manifest.processor.files")
+    return ProcessorSpec(kind=reader.take("kind", str), options=reader.take("options", dict), files=files)
+
+
+def _hashes(files: dict[str, Any]) -> dict[str, str]:
+    for name, digest in files.items():
+        _check_path(name, "manifest.files")
+        if not isinstance(digest, str) or len(digest) != 64:
+            raise ManifestError(f"manifest.files.{name}: expected a SHA-256 in hexadecimal. Received: {digest!r:.100}.")
+    return files
+
+
+def _check_path(name: str, where: str) -> None:
+    if not name or name.startswith("/") or ".." in Path(name).parts:
+        raise ManifestError(f"{where}: expected a path inside the version directory. Received: {name!r:.100}.")

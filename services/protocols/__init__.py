@@ -1,0 +1,1 @@
+"""Pure codecs: wire bytes to engine requests, engine responses to wire bytes."""

@@ -1,0 +1,193 @@
+"""What a model family declares, and the plain values that pass between its steps.
+
+A pipeline is stateless: `training.runner` calls its methods in the order below and hands each what the ones before
+returned. Nothing is fitted before the split.
+
+    load -> split -> fit_processor -> examples -> build -> fit -> serving_model -> evaluate / baseline / figures -> export
+
+A new family is one file in `training/pipelines/` that defines one `Pipeline` named `PIPELINE`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+
+from services.manifest import BatchingHints
+from services.processing import Processor
+from services.tensors import Signature
+
+if TYPE_CHECKING:
+    import keras
+    from matplotlib.figure import Figure
+
+Arrays = Mapping[str, np.ndarray]
+"""Arrays by tensor name, as a served model takes and gives them: equal first axes, raw units."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user asked to train on: a file or folder, or `None` for the family's default data."""
+
+    path: Path | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """Options of every family. Each field is settable by `--set name=value`; the docstring beside it is its help."""
+
+    epochs: int = 100
+    """Most epochs to train; early stopping usually ends sooner."""
+    batch_size: int = 32
+    """Rows per gradient step."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    patience: int = 10
+    """Epochs without a better validation loss before training stops; the best weights are kept."""
+    test_share: float = 0.2
+    """Share of the rows held out for the figures that are reported."""
+    validation_share: float = 0.15
+    """Share of the remaining rows that early stopping watches."""
+    seed: int = 0
+    """Seed of the split, the initial weights and the shuffling."""
+
+
+OptionsT = TypeVar("OptionsT", bound=CommonOptions)
+DataT = TypeVar("DataT")
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[DataT]):
+    """Raw data as it was read, its name (`scikit-learn diabetes`, a file name) and the SHA-256 of what was read."""
+
+    data: DataT
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split(Generic[DataT]):
+    """Three disjoint parts; for series, in the order of time."""
+
+    train: DataT
+    validation: DataT
+    test: DataT
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Model inputs by name, in raw units (what a client sends), and what the model is to answer.
+
+    `targets` has one row per input row. `weights` f32 `[rows]` weigh the loss; `None` weighs all alike.
+    """
+
+    inputs: dict[str, np.ndarray]
+    targets: np.ndarray
+    weights: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class ServingModel:
+    """What is exported: a Keras model whose inputs and outputs are named as the signature names them.
+
+    `model` takes a dict of the signature's inputs and returns a dict of its outputs, all preprocessing and postprocessing
+    that can live in the graph included.
+    """
+
+    model: "keras.Model"
+    signature: Signature
+    labels: tuple[str, ...] = ()
+    batching: BatchingHints = field(default_factory=BatchingHints)
+    base_weights: str = ""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The simplest honest competitor, fitted on the training part and measured on the test part."""
+
+    name: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure of the report, with the sentence that says what to look for in it."""
+
+    title: str
+    caption: str
+    figure: "Figure"
+
+
+class Pipeline(ABC, Generic[DataT, OptionsT]):
+    """One model family, from raw data to what is exported."""
+
+    family: ClassVar[str]
+    """Name of the family, and the default model name."""
+    task: ClassVar[str]
+    """One of `services.manifest.TASKS`."""
+    summary: ClassVar[str]
+    """One line for `--help`: architecture and default data."""
+    options: type[OptionsT]
+    """The dataclass of the family's options."""
+    primary_metric: ClassVar[str]
+    """The metric of `evaluate` that tables show, and the one its baseline is compared by."""
+
+    @abstractmethod
+    def load(self, source: Source, options: OptionsT) -> Loaded[DataT]:
+        """Read the user's file, or the default data. Raises DataError naming file, row and column."""
+
+    @abstractmethod
+    def split(self, data: DataT, options: OptionsT) -> Split[DataT]:
+        """Cut into train, validation and test, seeded (in time for series), before anything is fitted."""
+
+    @abstractmethod
+    def fit_processor(self, train: DataT, options: OptionsT) -> Processor:
+        """Learn from the training part how raw payloads become tensors (columns, vocabulary, image size)."""
+
+    @abstractmethod
+    def examples(self, data: DataT, processor: Processor, options: OptionsT) -> Examples:
+        """Encode one part with the very processor that will be published."""
+
+    @abstractmethod
+    def build(self, train: Examples, processor: Processor, options: OptionsT) -> "keras.Model":
+        """A compiled model that takes `Examples.inputs`; layers that learn statistics adapt to `train`."""
+
+    def fit(
+        self, model: "keras.Model", train: Examples, validation: Examples, options: OptionsT, callbacks: Sequence[Any]
+    ) -> None:
+        """Train in place. Families that are not fitted by gradient descent override this."""
+        model.fit(
+            train.inputs,
+            train.targets,
+            sample_weight=train.weights,
+            validation_data=(validation.inputs, validation.targets),
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            callbacks=list(callbacks),
+            verbose=0,
+        )
+
+    @abstractmethod
+    def serving_model(
+        self, model: "keras.Model", train: Examples, validation: Examples, processor: Processor, options: OptionsT
+    ) -> ServingModel:
+        """Wrap the trained model under the family's signature."""
+
+    @abstractmethod
+    def evaluate(self, outputs: Arrays, test: Examples, options: OptionsT) -> dict[str, float]:
+        """Metrics of the served outputs on the test part."""
+
+    @abstractmethod
+    def baseline(self, train: Examples, test: Examples, options: OptionsT) -> Baseline:
+        """The competitor's metrics, under the same names."""
+
+    def figures(self, outputs: Arrays, test: Examples, serving: ServingModel, options: OptionsT) -> list[Plot]:
+        """The family's own plots; the loss curves are drawn for all."""
+        return []
