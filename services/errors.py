@@ -9,7 +9,8 @@
     ├── AlreadyExists
     ├── FailedPrecondition       the request is right, the state of the server is not
     │   ├── SignatureNotFound
-    │   └── ModelNotReady        the version is known but not (or no longer) available
+    │   ├── ModelNotReady        the version is known but not (or no longer) available
+    │   └── ParityError          an export does not answer as the Keras model does
     ├── ResourceExhausted
     │   ├── QueueFull            the batcher refuses: try again later
     │   └── PayloadTooLarge
@@ -112,6 +113,10 @@ class SignatureNotFound(FailedPrecondition):
 
 class ModelNotReady(FailedPrecondition):
     """The version exists but does not serve: still loading, failed to load, or unloaded."""
+
+
+class ParityError(FailedPrecondition):
+    """An exported format differs from the Keras model by more than the tolerance; names the output and the distance."""
 
 
 class ResourceExhausted(CornetError):
