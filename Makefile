@@ -1,0 +1,76 @@
+# cornet's commands. Each works in a fresh clone with nothing but Python 3.11 to 3.13 and make: `.venv` is set up on first use.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint format types imports drift protos train serve locks clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+
+# The same module, never both: onnxruntime-gpu where there is an NVIDIA GPU, onnxruntime elsewhere. `make install ACCELERATOR=cpu` decides by hand.
+ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
+LOCK := deploy/locks/dev-$(ACCELERATOR).txt
+INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
+
+# The first Python that is new enough.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
+
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Set up .venv with everything: serving, training, tests (picks the GPU runtime where there is a GPU)
+
+$(INSTALLED): $(LOCK) pyproject.toml
+	@test -n "$(PYTHON)" || { echo "cornet needs Python 3.11, 3.12 or 3.13 as python3 (or PYTHON=...)."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' $(LOCK) | cut -d' ' -f1)"
+	VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet $(LOCK)
+	VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --editable .
+	@rm -f $(VENV)/.installed-* && touch $@
+
+demo: $(INSTALLED) ## Train, prove, export, serve and call all seven families (about four minutes)
+	$(BIN)/cornet demo
+
+test: $(INSTALLED) ## Run every test, fast ones first
+	$(BIN)/python -m pytest tests
+
+check: lint types imports drift test ## What CI runs: lint, types, import rules, drift of generated files, tests
+
+lint: $(INSTALLED) ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED) ## Mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(INSTALLED) ## Check types
+	$(BIN)/mypy
+
+imports: $(INSTALLED) ## Check who imports whom
+	$(BIN)/lint-imports --no-cache
+
+drift: $(INSTALLED) ## Check that generated files match their sources
+	$(BIN)/python protos/compile.py --check
+
+protos: $(INSTALLED) ## Compile protos/*.proto into the descriptor set the codecs load
+	$(BIN)/python protos/compile.py
+
+train: $(INSTALLED) ## Train and export one family: make train FAMILY=regressor
+	$(BIN)/cornet train $(or $(FAMILY),regressor) $(ARGS)
+
+serve: $(INSTALLED) ## Serve everything in exported_models/ on ports 8500 (gRPC) and 8501 (HTTP)
+	$(BIN)/cornet serve $(ARGS)
+
+locks: $(INSTALLED) ## Resolve the dependencies of pyproject.toml again into deploy/locks/
+	@for accelerator in cpu gpu; do \
+	  compile="$(UV) pip compile --quiet --universal --upgrade --no-emit-index-url --python-version 3.11 --custom-compile-command 'make locks' pyproject.toml --extra $$accelerator"; \
+	  eval "$$compile --output-file deploy/locks/$$accelerator.txt"; \
+	  eval "$$compile --extra dev --output-file deploy/locks/dev-$$accelerator.txt"; \
+	done
+
+clean: ## Remove .venv, caches, training runs and exports
+	rm -rf $(VENV) build runs .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find exported_models -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,82 @@
+"""The settings of a server: the only reader of the environment (`CORNET_*`).
+
+Command-line options win over the environment, the environment over the defaults below. The values are read once, in
+`services.app`; inner rooms are handed plain option values.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from services.errors import InvalidArgument
+
+_INT32_MAX = 2**31 - 1
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """What a serving process is configured by. Frozen; every field is `CORNET_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CORNET_", frozen=True, extra="ignore", validate_default=True, use_attribute_docstrings=True
+    )
+
+    repository: Path = Path("exported_models")
+    """Folder of `<name>/<version>/` directories. Every model in it is served, unless `models_file` names the models."""
+    models_file: Path | None = None
+    """A models.toml that lists the models with version policies, labels and batching."""
+    host: str = "127.0.0.1"
+    """Address both ports listen on. A container sets 0.0.0.0."""
+    grpc_port: Port = 8500
+    """Port of gRPC; 0 picks a free one."""
+    http_port: Port = 8501
+    """Port of HTTP; 0 picks a free one. Under `bentoml serve` BentoML's own port option decides."""
+    typed_endpoints: bool = True
+    """Serve the BentoML endpoints and the docs page beside the two protocol dialects."""
+    providers: Annotated[tuple[str, ...], NoDecode] = ()
+    """ONNX Runtime execution providers in order of preference, separated by commas, for example
+    `CUDAExecutionProvider,CPUExecutionProvider`. Empty: CUDA where the installed runtime has it, else the CPU."""
+    allow_cpu_fallback: bool = False
+    """Serve from the CPU when a provider that was asked for is absent, rather than fail to load."""
+    intra_op_threads: Annotated[int, Field(ge=0)] = 0
+    """Threads ONNX Runtime may use inside one run; 0 sizes them to the machine."""
+    poll_interval_s: Annotated[float, Field(ge=0)] = 1.0
+    """Seconds between looks at the repository for new and removed versions; 0 looks once, at the start."""
+    load_retries: Annotated[int, Field(ge=0)] = 5
+    """How often a version that failed to load is tried again, with growing pauses."""
+    drain_timeout_s: Annotated[float, Field(ge=0)] = 20.0
+    """Seconds that running requests may take to finish after SIGTERM."""
+    drain_delay_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds between turning readiness off and closing the ports, for load balancers to notice."""
+    max_body_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    """Largest HTTP request body, after decompression."""
+    grpc_max_message_bytes: Annotated[int, Field(ge=1, le=_INT32_MAX)] = _INT32_MAX
+    """Largest gRPC message, either way."""
+    keep_alive_s: Annotated[int, Field(ge=1)] = 75
+    """Seconds an idle HTTP connection stays open; keep it above the idle time of the load balancer in front."""
+    server_name: str = "cornet"
+    """Name in the Open Inference Protocol's server metadata; some Triton clients expect `triton`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
+    log_format: Literal["console", "json"] = "console"
+    """Lines for people, or one JSON object a line."""
+
+    @field_validator("providers", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """Settings from the environment, with the options that are not None on top. Raises InvalidArgument naming each field."""
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}. Received: {problem['input']!r}"
+            for problem in error.errors()
+        )
+        raise InvalidArgument(f"Settings do not fit: {problems}.") from None
