@@ -82,12 +82,14 @@ class Split(Generic[DataT]):
 class Examples:
     """Model inputs by name, in raw units (what a client sends), and what the model is to answer.
 
-    `targets` has one row per input row. `weights` f32 `[rows]` weigh the loss; `None` weighs all alike.
+    `targets` has one row per input row; for classes it holds indices into `labels`. `weights` f32 `[rows]` weigh the
+    loss; `None` weighs all alike.
     """
 
     inputs: dict[str, np.ndarray]
     targets: np.ndarray
     weights: np.ndarray | None = None
+    labels: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
