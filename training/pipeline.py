@@ -12,13 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
 from services.manifest import BatchingHints
 from services.processing import Processor
 from services.tensors import Signature
+from training.options import Bounds
 
 if TYPE_CHECKING:
     import keras
@@ -38,22 +39,28 @@ class Source:
 
 @dataclass(frozen=True)
 class CommonOptions:
-    """Options of every family. Each field is settable by `--set name=value`; the docstring beside it is its help."""
+    """Options of every family. Each field is settable by `--set name=value`; the docstring beside it is its help.
 
-    epochs: int = 100
+    `training.options` says which types there are and how a range is declared. A family's own `__post_init__` raises
+    InvalidArgument for options that contradict each other.
+    """
+
+    epochs: Annotated[int, Bounds(1)] = 100
     """Most epochs to train; early stopping usually ends sooner."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Bounds(1)] = 32
     """Rows per gradient step."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Bounds(0, open_low=True)] = 1e-3
     """Adam's step size."""
-    patience: int = 10
+    patience: Annotated[int, Bounds(1)] = 10
     """Epochs without a better validation loss before training stops; the best weights are kept."""
-    test_share: float = 0.2
+    test_share: Annotated[float, Bounds(0, 0.9, open_low=True)] = 0.2
     """Share of the rows held out for the figures that are reported."""
-    validation_share: float = 0.15
+    validation_share: Annotated[float, Bounds(0, 0.9, open_low=True)] = 0.15
     """Share of the remaining rows that early stopping watches."""
-    seed: int = 0
+    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     """Seed of the split, the initial weights and the shuffling."""
+    deterministic: bool = True
+    """Only use operations that repeat bit for bit; a GPU may lack one that a model needs, and is faster without."""
 
 
 OptionsT = TypeVar("OptionsT", bound=CommonOptions)
@@ -162,15 +169,22 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
         """A compiled model that takes `Examples.inputs`; layers that learn statistics adapt to `train`."""
 
     def fit(
-        self, model: "keras.Model", train: Examples, validation: Examples, options: OptionsT, callbacks: Sequence[Any]
+        self,
+        model: "keras.Model",
+        train: Examples,
+        validation: Examples,
+        options: OptionsT,
+        callbacks: Sequence[Any],
+        initial_epoch: int = 0,
     ) -> None:
-        """Train in place. Families that are not fitted by gradient descent override this."""
+        """Train in place, from `initial_epoch` on when a run is resumed. What is not fitted by gradient descent overrides it."""
         model.fit(
             train.inputs,
             train.targets,
             sample_weight=train.weights,
             validation_data=(validation.inputs, validation.targets),
             epochs=options.epochs,
+            initial_epoch=initial_epoch,
             batch_size=options.batch_size,
             callbacks=list(callbacks),
             verbose=0,
