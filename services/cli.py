@@ -1,0 +1,110 @@
+"""`cornet`: the command line.
+
+Commands that train live in `training`, which this package never imports: they are found through the entry point group
+`cornet.commands`.
+"""
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from services.errors import CornetError
+
+app = typer.Typer(
+    name="cornet",
+    help="Keras models from fit to a production endpoint: train, prove the export, serve, watch, run in batch, deploy.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_TRAIN_PACKAGES = (
+    *("tensorflow", "keras", "tf2onnx", "onnx"),
+    *("pandas", "pyarrow", "sklearn", "statsmodels", "matplotlib", "jinja2"),
+)
+_EXTRAS = {"onnxruntime": "cpu", **dict.fromkeys(_TRAIN_PACKAGES, "train")}
+"""Which extra brings a package that a command may miss."""
+
+
+@app.command()
+def version() -> None:
+    """Print the version of cornet."""
+    from services.server_info import ServerInfo
+
+    sys.stdout.write(f"{ServerInfo().version}\n")
+
+
+@app.command()
+def serve(
+    repository: Annotated[
+        Path | None, typer.Option(help="Folder of <name>/<version>/ directories. [default: exported_models]")
+    ] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="A models.toml that lists the models to serve. [default: all in the repository]")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC; 0 picks a free one. [default: 8500]")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port of HTTP; 0 picks a free one. [default: 8501]")] = None,
+    typed_endpoints: Annotated[
+        bool | None,
+        typer.Option("--typed-endpoints/--no-typed-endpoints", help="Serve the BentoML endpoints and docs page."),
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="console or json. [default: console]")] = None,
+) -> None:
+    """Serve the models of a repository over gRPC and HTTP until SIGTERM or Ctrl-C.
+
+    Every option, and more, can be given as CORNET_<NAME> in the environment; the README lists them.
+    """
+    from services.app import run
+    from services.settings import read_settings
+
+    run(
+        read_settings(
+            repository=repository,
+            models_file=models,
+            host=host,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            typed_endpoints=typed_endpoints,
+            log_format=log_format,
+        )
+    )
+
+
+def main() -> None:
+    """Run the command line; a CornetError becomes one line on standard error and exit status 1."""
+    try:
+        _add_commands(sys.argv[1:])
+        app()
+    except CornetError as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _EXTRAS:
+            raise
+        extra = _EXTRAS[error.name.partition(".")[0]]
+        _fail(
+            f"this command needs {error.name}, which is not installed. Install it with: pip install 'cornet[{extra}]'"
+        )
+
+
+def _add_commands(arguments: list[str]) -> None:
+    """Find the commands of other packages, unless a command of this one is asked for: a server loads nothing else."""
+    own = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    if next((word for word in arguments if not word.startswith("-")), None) not in own:
+        for entry in entry_points(group="cornet.commands"):
+            entry.load()(app)
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Start a server as a child process, wait until it is ready, stop it: for demos, tests and load tests.
+
+with ServerProcess("exported_models") as server:
+    print(server.grpc_address, server.http_url)
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from services.errors import Unavailable
+
+READY_EVENT = "ready"
+"""The log event a server writes once both ports are open and the initial models are loaded."""
+
+
+class ServerProcess:
+    """A `cornet serve` child on free loopback ports.
+
+    `start` returns once the server says it is ready and raises Unavailable, with the log's tail, when it exits first or
+    takes longer than `timeout_s`. `stop` sends SIGTERM and returns the exit status; a server that does not drain within
+    the time is killed. `log` holds the events written so far, oldest first.
+    """
+
+    def __init__(
+        self,
+        repository: Path | str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        command: tuple[str, ...] = ("-m", "services.cli", "serve"),
+        timeout_s: float = 60.0,
+    ) -> None:
+        self.repository = Path(repository)
+        self.grpc_address = ""
+        self.http_url = ""
+        self.log: list[dict[str, object]] = []
+        self._timeout_s = timeout_s
+        self._arguments = (
+            *command,
+            "--repository",
+            str(repository),
+            "--grpc-port",
+            "0",
+            "--http-port",
+            "0",
+            *arguments,
+        )
+        self._environment = {**os.environ, **(environment or {}), "CORNET_LOG_FORMAT": "json"}
+        self._process: subprocess.Popen[str] | None = None
+        self._ready = threading.Event()
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    def start(self) -> Self:
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, *self._arguments], stderr=subprocess.PIPE, text=True, env=self._environment
+        )
+        threading.Thread(target=self._read_log, daemon=True).start()
+        if not self._ready.wait(self._timeout_s) or not self.http_url:
+            self.stop()
+            tail = "\n".join(json.dumps(line) for line in self.log[-20:])
+            raise Unavailable(f"Expected the server to be ready within {self._timeout_s} s. Its log ends:\n{tail}")
+        return self
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        process = self._running()
+        process.terminate()
+        try:
+            return process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.stop()
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            raise RuntimeError("ServerProcess.start() was not called")
+        return self._process
+
+    def _read_log(self) -> None:
+        stream = self._running().stderr
+        if stream is None:
+            raise RuntimeError("the child's standard error is a pipe")
+        with stream:
+            for line in stream:
+                event = _parse(line)
+                self.log.append(event)
+                if event.get("event") == READY_EVENT:
+                    self.grpc_address, self.http_url = str(event["grpc"]), str(event["http"])
+                    self._ready.set()
+        self._ready.set()
+
+
+def _parse(line: str) -> dict[str, object]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    return event if isinstance(event, dict) else {"event": "output", "text": line.rstrip()}
