@@ -1,0 +1,49 @@
+"""Cutting rows into train, validation and test, before anything is fitted."""
+
+import numpy as np
+
+from services.errors import DataError
+from training.pipeline import CommonOptions, Split
+
+
+def stratified_split(targets: np.ndarray, options: CommonOptions) -> Split[np.ndarray]:
+    """Row indices of the three parts, each class dealt out in the same shares; shuffled, and repeatable by the seed.
+
+    `targets` is integer `[rows]`. A class too small to be in every part stays in the training part first. Raises DataError
+    where a part would have no row.
+    """
+    random = np.random.default_rng(options.seed)
+    parts: tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]] = ([], [], [])
+    for label in np.unique(targets):
+        rows = random.permutation(np.flatnonzero(targets == label))
+        test, validation = _sizes(len(rows), options)
+        cuts = np.split(rows, [len(rows) - test - validation, len(rows) - test])
+        for part, cut in zip(parts, cuts, strict=True):
+            part.append(cut)
+    return _checked(Split(*(random.permutation(np.concatenate(part)) for part in parts)), len(targets))
+
+
+def random_split(rows: int, options: CommonOptions) -> Split[np.ndarray]:
+    """Row indices of the three parts, for targets that are no classes. Raises DataError where a part would have no row."""
+    return stratified_split(np.zeros(rows, np.int64), options)
+
+
+def time_split(rows: int, options: CommonOptions) -> tuple[int, int]:
+    """Where validation and test begin in rows that are ordered in time. Raises DataError where a part would have no row."""
+    test, validation = _sizes(rows, options)
+    order = np.arange(rows)
+    _checked(Split(*np.split(order, [rows - test - validation, rows - test])), rows)
+    return rows - test - validation, rows - test
+
+
+def _sizes(rows: int, options: CommonOptions) -> tuple[int, int]:
+    test = round(rows * options.test_share)
+    return test, round((rows - test) * options.validation_share)
+
+
+def _checked(split: Split[np.ndarray], rows: int) -> Split[np.ndarray]:
+    counts = {name: len(getattr(split, name)) for name in ("train", "validation", "test")}
+    if not all(counts.values()):
+        received = ", ".join(f"{count} for {name}" for name, count in counts.items())
+        raise DataError(f"Expected at least one row in each part. Received: {rows} rows, which leave {received}.")
+    return split
