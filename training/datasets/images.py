@@ -1,0 +1,214 @@
+"""Labelled images: a folder by class, NPZ, IDX, or scikit-learn's digits.
+
+folder/<class>/<image file>          any format Pillow reads; classes are the folders' names, sorted
+images.npz                           `images` u8 [N,H,W] or [N,H,W,C] and `labels` [N] (or `x` and `y`)
+t10k-images-idx3-ubyte[.gz]          MNIST's format; the labels file lies beside it
+
+Whatever the source, a class is an index into the sorted class names.
+"""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from services.errors import DataError
+from services.manifest import sha256
+from training.pipeline import Loaded
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_NPZ_KEYS = (("images", "labels"), ("x", "y"))
+_IDX_UINT8 = 0x08
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images and their classes.
+
+    `images` is one array u8 `[N,H,W]` or `[N,H,W,C]`, or a list of paths to files of any size. `targets` int64 `[N]` holds
+    indices into `labels`.
+    """
+
+    images: np.ndarray | list[Path]
+    targets: np.ndarray
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, rows: np.ndarray) -> "Images":
+        """The images at these indices, in their order."""
+        images = self.images[rows] if isinstance(self.images, np.ndarray) else [self.images[row] for row in rows]
+        return Images(images, self.targets[rows], self.labels)
+
+
+def load_images(path: Path) -> Loaded[Images]:
+    """Read a folder, an NPZ file or an IDX file. Raises DataError naming the file and what is wrong with it."""
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise DataError(f"{path}: expected a folder of images by class, an .npz or an IDX file. Found nothing.")
+    if path.suffix == ".npz":
+        return _npz(path)
+    if "idx" in path.name:
+        return _idx(path)
+    raise DataError(
+        f"{path.name}: expected a folder of images by class, an .npz file, or an IDX file (*-images-idx3-ubyte[.gz])."
+    )
+
+
+def digits() -> Loaded[Images]:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey, their 17 levels spread over 0..255."""
+    from sklearn.datasets import load_digits
+
+    levels, targets = load_digits(return_X_y=True)
+    images = np.rint(levels.reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
+    digest = hashlib.sha256(images.tobytes() + targets.astype("<i8").tobytes()).hexdigest()
+    labels = tuple(str(digit) for digit in range(10))
+    return Loaded(Images(images, targets.astype(np.int64), labels), "scikit-learn digits", digest)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files directly in a folder, by name; hidden files are passed over."""
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
+    )
+
+
+def image_shape(image: np.ndarray | Path) -> tuple[int, int, int]:
+    """Height, width and channels (1 or 3), read from a file's header only. Raises DataError naming the file."""
+    if isinstance(image, np.ndarray):
+        return image.shape[0], image.shape[1], image.shape[2] if image.ndim == 3 else 1
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(image) as opened:
+            grey = opened.mode in ("1", "L", "I", "I;16", "F", "LA")
+            return opened.height, opened.width, 1 if grey else 3
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+        raise DataError(f"{image}: expected an image file. Received: {_reason(error, image)}.") from error
+
+
+def hash_tree(folder: Path, files: Sequence[Path]) -> str:
+    """One SHA-256 over the names and the contents of these files of a folder."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _folder(path: Path) -> Loaded[Images]:
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    by_class = {folder.name: image_files(folder) for folder in folders}
+    empty = [name for name, files in by_class.items() if not files]
+    if empty:
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise DataError(f"{path / empty[0]}: expected image files ({suffixes}). Found none.")
+    if len(by_class) < 2:
+        raise DataError(f"{path}: expected a folder per class, two at least. Found: {list(by_class) or 'none'}.")
+    files = [file for group in by_class.values() for file in group]
+    targets = np.repeat(np.arange(len(by_class)), [len(group) for group in by_class.values()])
+    for file in files:
+        image_shape(file)
+    return Loaded(Images(files, targets, tuple(by_class)), path.name, hash_tree(path, files))
+
+
+def _npz(path: Path) -> Loaded[Images]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            keys = next((pair for pair in _NPZ_KEYS if set(pair) <= set(archive)), None)
+            if keys is None:
+                raise DataError(f"{path.name}: expected arrays `images` and `labels`. Found: {sorted(archive)}.")
+            images, labels = archive[keys[0]], archive[keys[1]]
+    except (OSError, ValueError, BadZipFile, zlib.error) as error:
+        raise DataError(f"{path.name}: expected an NPZ file of plain arrays. Received: {error}.") from error
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise DataError(f"{path.name}: `images`: expected shape [N,H,W] or [N,H,W,1 or 3]. Received: {images.shape}.")
+    if labels.shape != images.shape[:1]:
+        raise DataError(f"{path.name}: `labels`: expected shape {images.shape[:1]}. Received: {labels.shape}.")
+    names, targets = _classes(path, labels)
+    return Loaded(Images(_as_uint8(path, images), targets, names), path.name, sha256(path))
+
+
+def _as_uint8(path: Path, images: np.ndarray) -> np.ndarray:
+    """Whole numbers in 0..255 of any numeric dtype as u8. Fractions are refused: their scale is anybody's guess."""
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind not in "iuf" or not np.array_equal(images, np.clip(np.rint(images), 0, 255)):
+        found = f"{images.dtype}" + (f" from {images.min()} to {images.max()}" if images.dtype.kind in "iuf" else "")
+        raise DataError(f"{path.name}: `images`: expected whole numbers from 0 to 255 (uint8). Received: {found}.")
+    return images.astype(np.uint8)
+
+
+def _classes(path: Path, labels: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    if labels.dtype.kind not in "iuU":
+        raise DataError(f"{path.name}: `labels`: expected integers or strings. Received: {labels.dtype}.")
+    values, targets = np.unique(labels, return_inverse=True)
+    if len(values) < 2:
+        raise DataError(f"{path.name}: `labels`: expected two classes at least. Found: {values.tolist()}.")
+    return tuple(str(value) for value in values), targets.astype(np.int64)
+
+
+def _idx(path: Path) -> Loaded[Images]:
+    beside = _labels_file(path)
+    images = read_idx(path)
+    labels = read_idx(beside)
+    if images.ndim not in (3, 4):
+        raise DataError(f"{path.name}: expected images [N,H,W] (magic 0x00000803). Received: shape {images.shape}.")
+    if labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{beside.name}: expected {len(images)} labels as {path.name} has images. Found: {labels.shape}."
+        )
+    names, targets = _classes(beside, labels)
+    digest = hashlib.sha256(f"{sha256(path)}{sha256(beside)}".encode()).hexdigest()
+    return Loaded(Images(images, targets, names), path.name, digest)
+
+
+def _labels_file(path: Path) -> Path:
+    plain = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
+    for name in (plain, f"{plain}.gz"):
+        candidate = path.with_name(name)
+        if candidate != path and candidate.is_file():
+            return candidate
+    raise DataError(f"{path.name}: expected its labels beside it as {plain} or {plain}.gz. Found neither.")
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The u8 array of an IDX file, gzip or plain (told by content, not by name).
+
+    Format: two zero bytes, the element type (0x08: unsigned byte), the number of axes, then each axis's length as a
+    big-endian 32-bit integer, then the elements, last axis fastest. Raises DataError naming the file.
+    Source: "The IDX file format", the MNIST database page.
+    """
+    raw = path.read_bytes()
+    if raw[:2] == b"\x1f\x8b":
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path.name}: expected a whole gzip file. Received: {error}.") from error
+    axes = raw[3] if len(raw) >= 4 else 0
+    if raw[:3] != bytes([0, 0, _IDX_UINT8]) or not 1 <= axes <= 4:
+        raise DataError(
+            f"{path.name}: expected the magic number 0x000008nn of an IDX file of bytes. Found: 0x{raw[:4].hex()}."
+        )
+    start = 4 + 4 * axes
+    if len(raw) < start:
+        raise DataError(f"{path.name}: expected a header of {start} bytes. Found: {len(raw)} bytes.")
+    shape = tuple(int(length) for length in np.frombuffer(raw, ">u4", axes, 4))
+    if len(raw) != start + prod(shape):
+        raise DataError(
+            f"{path.name}: expected {prod(shape)} bytes for shape {shape} after the header. Found: {len(raw) - start}."
+        )
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+
+
+def _reason(error: Exception, path: Path) -> str:
+    return "an unknown format" if "cannot identify" in str(error) else str(error).replace(str(path), path.name)
