@@ -4,12 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
 from services.errors import ManifestError
 from services.manifest import ProcessorSpec
+
+Values: TypeAlias = Sequence[Any] | np.ndarray
+"""Records, or the cells of a column: a list, a numpy array, or what behaves as one of them (a pandas column)."""
 
 _KINDS = {
     "image": ("services.processing.image", "ImageProcessor"),
@@ -29,7 +32,7 @@ class Processor(ABC):
     kind: ClassVar[str]
 
     @abstractmethod
-    def encode(self, records: Sequence[Any]) -> dict[str, np.ndarray]:
+    def encode(self, records: Values) -> dict[str, np.ndarray]:
         """Named tensors with one row per record, in order. Raises DataError naming the record and what is wrong."""
 
     @abstractmethod
