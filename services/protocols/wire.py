@@ -1,0 +1,66 @@
+"""Protobuf's wire format, as far as the hot path writes and reads it by hand.
+
+Building an answer through message objects costs several times what the bytes themselves cost, and a packed float field
+read element by element costs 40 ns per value where it is one copy. Everything else goes through the message classes.
+
+Source: protobuf.dev/programming-guides/encoding.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+_LENGTH_DELIMITED = 2
+_FEW_VALUES = 24
+"""Up to here reading the values one by one is quicker than serialising the field to get at its bytes."""
+
+
+def varint(value: int) -> bytes:
+    """A non-negative integer in base 128, least significant group first; a negative one as its 64-bit two's complement."""
+    value &= 0xFFFF_FFFF_FFFF_FFFF
+    if value < 0x80:
+        return _ONE_BYTE[value]
+    groups = bytearray()
+    while value >= 0x80:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
+_ONE_BYTE = tuple(bytes((value,)) for value in range(0x80))
+
+
+def tag(number: int, wire_type: int = _LENGTH_DELIMITED) -> bytes:
+    """What stands in front of a field's value."""
+    return varint(number << 3 | wire_type)
+
+
+def delimited(field_tag: bytes, payload: bytes) -> bytes:
+    """A bytes, string, message or packed field."""
+    return field_tag + varint(len(payload)) + payload
+
+
+@lru_cache(maxsize=4096)
+def text(field_tag: bytes, value: str) -> bytes:
+    """A string field; nothing for the empty string, as proto3 writes it. Cached: names repeat in every answer."""
+    return delimited(field_tag, value.encode()) if value else b""
+
+
+def packed_values(message: Any, field: str, number: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """A repeated float or double field as a 1-D array of `dtype` (little-endian float32 or float64), read-only or not.
+
+    A message writes its fields in the order of their numbers, so a typed field that is the last one set ends the
+    serialised message, and its values are the tail of it. Where another field follows, they are read one by one.
+    """
+    values = getattr(message, field)
+    count = len(values)
+    if count > _FEW_VALUES:
+        data: bytes = message.SerializeToString()
+        size = count * dtype.itemsize
+        head = tag(number) + varint(size)
+        start = len(data) - size
+        if data[start - len(head) : start] == head:
+            return np.frombuffer(data, dtype, count, start)
+    return np.fromiter(values, dtype, count)
