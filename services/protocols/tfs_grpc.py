@@ -1,0 +1,166 @@
+"""TensorFlow Serving's gRPC messages <-> the engine.
+
+Sources: tensorflow_serving/servables/tensorflow/{predict_impl,predict_util,get_model_metadata_impl}.cc and
+model_servers/get_model_status_impl.cc, for which fields count, what answers echo, and the error texts.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from services import errors
+from services.engine.request import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse
+from services.errors import InvalidArgument, NotFound
+from services.protocols import tensor_proto
+from services.protocols.messages import (
+    GetModelMetadataRequest,
+    GetModelMetadataResponse,
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+    PredictRequest,
+    SignatureDef,
+    SignatureDefMap,
+    parse,
+)
+from services.protocols.wire import delimited, tag, text, varint
+from services.tensors import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from services.engine.manager import VersionStatus
+
+SIGNATURE_DEF = "signature_def"
+_PREDICT_METHOD = "tensorflow/serving/predict"
+_SIGNATURE_DEF_MAP_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+_FIRST, _SECOND, _THIRD = tag(1), tag(2), tag(3)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAddress:
+    """Which model, and which version of it, a ModelSpec names; with neither version nor label, the latest."""
+
+    model: str
+    version: int | None
+    label: str | None
+
+
+def decode_predict(data: bytes) -> InferenceRequest:
+    """A serialised PredictRequest. Raises InvalidArgument; whether the tensors fit the model is for the engine to say."""
+    message = parse(PredictRequest, data, "PredictRequest")
+    address = _address(message)
+    outputs = tuple(message.output_filter)
+    if len(set(outputs)) < len(outputs):
+        raise InvalidArgument(f"Expected each output once in output_filter. Received: {', '.join(outputs)}.")
+    return InferenceRequest(
+        model=address.model,
+        inputs={name: tensor_proto.decode(tensor, name) for name, tensor in message.inputs.items()},
+        version=address.version,
+        label=address.label,
+        signature=message.model_spec.signature_name or DEFAULT_SIGNATURE,
+        outputs=outputs,
+    )
+
+
+def encode_predict(response: InferenceResponse) -> bytes:
+    """The serialised PredictResponse: typed fields, and the version and signature that answered."""
+    parts = [
+        delimited(_FIRST, text(_FIRST, name) + delimited(_SECOND, tensor_proto.encode(array)))
+        for name, array in response.outputs.items()
+    ]
+    parts.append(_model_spec(response.model, response.version, response.signature))
+    return b"".join(parts)
+
+
+def decode_metadata_request(data: bytes) -> ModelAddress:
+    """A serialised GetModelMetadataRequest, which must ask for `signature_def` and nothing else."""
+    message = parse(GetModelMetadataRequest, data, "GetModelMetadataRequest")
+    address = _address(message)
+    if not message.metadata_field:
+        raise InvalidArgument(
+            "GetModelMetadataRequest must specify at least one metadata_field. Expected: signature_def."
+        )
+    for name in message.metadata_field:
+        if name != SIGNATURE_DEF:
+            raise InvalidArgument(f"Metadata field {name:.100} is not supported. Expected: {SIGNATURE_DEF}.")
+    return address
+
+
+def encode_metadata(model: str, version: int, signatures: Mapping[str, Signature]) -> bytes:
+    """The serialised GetModelMetadataResponse with one SignatureDef per signature."""
+    message = GetModelMetadataResponse()
+    message.model_spec.name = model
+    message.model_spec.version.value = version
+    definitions = SignatureDefMap()
+    for name, signature in signatures.items():
+        definitions.signature_def[name].CopyFrom(_signature_def(signature))
+    packed = message.metadata[SIGNATURE_DEF]
+    packed.type_url = _SIGNATURE_DEF_MAP_URL
+    packed.value = definitions.SerializeToString(deterministic=True)
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def decode_status_request(data: bytes) -> tuple[str, int | None]:
+    """The model and version a serialised GetModelStatusRequest asks about; a label is ignored, as upstream ignores it."""
+    message = parse(GetModelStatusRequest, data, "GetModelStatusRequest")
+    if not message.HasField("model_spec"):
+        raise InvalidArgument("Missing ModelSpec")
+    spec = message.model_spec
+    return spec.name, spec.version.value if spec.HasField("version") else None
+
+
+def encode_statuses(statuses: Iterable["VersionStatus"]) -> bytes:
+    """The serialised GetModelStatusResponse."""
+    message = GetModelStatusResponse()
+    for status in statuses:
+        entry = message.model_version_status.add(version=status.version, state=int(status.state))
+        entry.status.error_code = errors.OK if status.error is None else status.error.code
+        entry.status.error_message = "" if status.error is None else str(status.error)
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def status_not_found(model: str, version: int | None) -> NotFound:
+    """What GetModelStatus answers for a model or version it does not know."""
+    if version is None:
+        return NotFound(f"Could not find any versions of model {model}")
+    return NotFound(f"Could not find version {version} of model {model}")
+
+
+def _address(message: Any) -> ModelAddress:
+    if not message.HasField("model_spec"):
+        raise InvalidArgument("Missing ModelSpec")
+    spec = message.model_spec
+    if not spec.name:
+        raise InvalidArgument("ModelSpec has no name specified.")
+    choice = spec.WhichOneof("version_choice")
+    version = spec.version.value if choice == "version" else None
+    return ModelAddress(spec.name, version, spec.version_label if choice == "version_label" else None)
+
+
+@lru_cache(maxsize=1024)
+def _model_spec(model: str, version: int, signature: str) -> bytes:
+    """PredictResponse's model_spec field; cached, as it changes with the version only."""
+    number = tag(1, wire_type=0) + varint(version)
+    return delimited(_SECOND, text(_FIRST, model) + delimited(_SECOND, number) + text(_THIRD, signature))
+
+
+def _signature_def(signature: Signature) -> Any:
+    definition = SignatureDef(method_name=_PREDICT_METHOD)
+    for spec in signature.inputs:
+        _describe(spec, definition.inputs[spec.name])
+    for spec in signature.outputs:
+        _describe(spec, definition.outputs[spec.name])
+    return definition
+
+
+def _describe(spec: TensorSpec, info: Any) -> None:
+    """Fill a TensorInfo. Its name is that of a graph's tensor, so it gets TensorFlow's output index."""
+    info.name = f"{spec.name}:0"
+    info.dtype = spec.dtype.tf_enum
+    if spec.shape is None:
+        info.tensor_shape.unknown_rank = True
+        return
+    info.tensor_shape.SetInParent()
+    for size in spec.shape:
+        info.tensor_shape.dim.add(size=size)
