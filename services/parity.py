@@ -1,0 +1,174 @@
+"""Does an exported format answer as Keras does? One rule, for the exporter and for `cornet models verify`.
+
+Floats pass when `abs(got - want) <= atol + rtol * abs(want)`, numpy.allclose's rule. NaN equals NaN and an infinity equals
+itself: what Keras answers is right by definition. `atol` grows with the largest answer of that output, so that prices
+in the thousands and probabilities are judged alike; `rtol` is some thousand roundings of the coarsest float type the graph
+computes in, which leaves room for another order of summation and none for a wrong axis or a lost layer.
+
+Booleans and integers must agree, but for a documented few: they come from comparing floats (a score with its threshold, two
+nearly equal classes), so that a row within rounding of the border may fall on either side. See `Tolerance.disagreements`.
+"""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from services.errors import DataLoss, ParityError
+from services.manifest import SAMPLES_FILE, ParityRecord
+from services.tensors import dtype_of
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far an answer may be from Keras's.
+
+    `atol` and `rtol` are for floats. `disagreements` is the share of elements of a boolean or integer output that may differ;
+    it starts to count at `SMALLEST_FOR_DISAGREEMENT` elements, so that a handful of rows must agree entirely.
+    """
+
+    atol: float = 0.0
+    rtol: float = 0.0
+    disagreements: float = 0.0
+
+    def allowed_disagreements(self, elements: int) -> int:
+        if elements < SMALLEST_FOR_DISAGREEMENT or not self.disagreements:
+            return 0
+        return max(1, int(elements * self.disagreements))
+
+
+SMALLEST_FOR_DISAGREEMENT = 20
+DISAGREEMENTS = 0.01
+RTOL = {"float16": 2e-2, "float32": 1e-4, "float64": 1e-4}
+"""By the coarsest type of the graph. A float64 output may come from float32 layers, so it is held to no more than those."""
+ATOL_SHARE = 0.1
+"""`atol` as a share of `rtol` times the largest answer: 1e-5 of it for float32."""
+SMALLEST_ATOL = 1e-9
+"""Keras's exact zeros (a ReLU that never fires) may come out as a rounding residue."""
+
+
+def tolerance_for(want: np.ndarray, compute: str = "float32") -> Tolerance:
+    """The tolerance for one output, from Keras's answers to it and the coarsest float type its graph computes in."""
+    if not np.issubdtype(want.dtype, np.floating):
+        return Tolerance(disagreements=DISAGREEMENTS)
+    rtol = max(RTOL.get(compute, RTOL["float16"]), RTOL[dtype_of(want).name])
+    finite = want[np.isfinite(want)]
+    largest = float(np.abs(finite).max()) if finite.size else 0.0
+    return Tolerance(atol=max(ATOL_SHARE * rtol * largest, SMALLEST_ATOL), rtol=rtol)
+
+
+def tolerance_of(record: ParityRecord) -> Tolerance:
+    """The tolerance an export was held to, to hold it to the same again."""
+    return Tolerance(record.atol, record.rtol, 0.0 if record.rtol else DISAGREEMENTS)
+
+
+def compare(
+    format_: str,
+    output: str,
+    got: np.ndarray,
+    want: np.ndarray,
+    tolerance: Tolerance,
+    *,
+    rows: np.ndarray | None = None,
+    case: str = "",
+) -> ParityRecord:
+    """How far `got` is from Keras's `want`, both with one row per held-out row.
+
+    `rows` int `[len(want)]` are the numbers of those rows, where they are not 0, 1, 2, ...; `case` says under which
+    conditions (`half the length`), for the message. Raises ParityError with format, output, distance, tolerance and
+    worst row.
+    """
+    rows = np.arange(len(want)) if rows is None else rows
+    where = f"{format_} answers {output} differently from Keras" + (f" ({case})" if case else "")
+    if got.dtype != want.dtype or got.shape != want.shape:
+        raise ParityError(
+            f"{where}. Expected {want.dtype.name} of shape {list(want.shape)}. "
+            f"Received: {got.dtype.name} of shape {list(got.shape)}."
+        )
+    if np.issubdtype(want.dtype, np.floating):
+        return _compare_floats(format_, output, got, want, tolerance, rows, where)
+    return _compare_exact(format_, output, got, want, tolerance, rows, where)
+
+
+def merge(records: Sequence[ParityRecord]) -> ParityRecord:
+    """The worst of several comparisons of one output of one format."""
+    return ParityRecord(
+        format=records[0].format,
+        output=records[0].output,
+        samples=max(record.samples for record in records),
+        max_abs=max(record.max_abs for record in records),
+        max_rel=max(record.max_rel for record in records),
+        atol=max(record.atol for record in records),
+        rtol=max(record.rtol for record in records),
+        agreement=min(record.agreement for record in records),
+    )
+
+
+def _compare_floats(
+    format_: str, output: str, got: np.ndarray, want: np.ndarray, tolerance: Tolerance, rows: np.ndarray, where: str
+) -> ParityRecord:
+    # float64 holds the difference of two float16 or float32 exactly enough to judge it.
+    got64, want64 = got.astype(np.float64), want.astype(np.float64)
+    same = (got64 == want64) | (np.isnan(got64) & np.isnan(want64))
+    with np.errstate(invalid="ignore"):  # inf - inf, where both agree
+        distance = np.where(same, 0.0, np.abs(got64 - want64))
+    distance = np.where(np.isnan(distance), np.inf, distance)
+    size = np.where(np.isfinite(want64), np.abs(want64), 0.0)
+    # Below atol an answer is noise to the rule above, and its relative error says nothing.
+    relative = np.divide(distance, size, out=np.zeros_like(distance), where=size > max(tolerance.atol, 0.0))
+    max_abs, max_rel = (float(values.max()) if values.size else 0.0 for values in (distance, relative))
+    excess = distance - (tolerance.atol + tolerance.rtol * size)
+    if (excess > 0).any():
+        row = np.unravel_index(int(excess.argmax()), excess.shape)
+        raise ParityError(
+            f"{where}. Expected at most {tolerance.atol:.3g} + {tolerance.rtol:.3g} * |answer| apart. "
+            f"Received: max abs {max_abs:.3g}, max rel {max_rel:.3g}; worst in row {rows[row[0]]}: "
+            f"{got64[row]:.9g} instead of {want64[row]:.9g}."
+        )
+    return ParityRecord(format_, output, len(np.unique(rows)), max_abs, max_rel, tolerance.atol, tolerance.rtol)
+
+
+def _compare_exact(
+    format_: str, output: str, got: np.ndarray, want: np.ndarray, tolerance: Tolerance, rows: np.ndarray, where: str
+) -> ParityRecord:
+    different = got != want
+    count = int(different.sum())
+    allowed = tolerance.allowed_disagreements(want.size)
+    if count > allowed:
+        row = np.unravel_index(int(different.argmax()), different.shape)
+        raise ParityError(
+            f"{where}. Expected at most {allowed} of {want.size} elements to differ. Received: {count}; "
+            f"first in row {rows[row[0]]}: {got[row]} instead of {want[row]}."
+        )
+    agreement = 1.0 - count / want.size if want.size else 1.0
+    if want.dtype == np.bool_ or not np.issubdtype(want.dtype, np.integer):
+        return ParityRecord(format_, output, len(np.unique(rows)), float(count > 0), 0.0, 0.0, 0.0, agreement)
+    distance = np.abs(got.astype(np.float64) - want.astype(np.float64))
+    return ParityRecord(
+        format_, output, len(np.unique(rows)), float(distance.max()) if distance.size else 0.0, 0.0, 0.0, 0.0, agreement
+    )
+
+
+def write_samples(directory: Path, inputs: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray]) -> None:
+    """Store held-out rows and Keras's answers to them in a version directory, as an NPZ without pickled objects."""
+    path = directory / SAMPLES_FILE
+    path.parent.mkdir(exist_ok=True)
+    arrays = {f"inputs/{name}": rows for name, rows in inputs.items()}
+    arrays |= {f"outputs/{name}": rows for name, rows in answers.items()}
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def read_samples(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The inputs and answers that `write_samples` stored, by tensor name. Raises DataLoss where they cannot be read."""
+    try:
+        with np.load(directory / SAMPLES_FILE, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataLoss(f"Expected {SAMPLES_FILE} to hold arrays. Received: {error}.") from error
+    inputs, answers = (
+        {key.removeprefix(prefix): rows for key, rows in arrays.items() if key.startswith(prefix)}
+        for prefix in ("inputs/", "outputs/")
+    )
+    return inputs, answers
