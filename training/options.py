@@ -17,6 +17,7 @@ Types: int, float, bool, str, Literal, `tuple[T, ...]` (written `128,64`; bounds
 import ast
 import dataclasses
 import inspect
+import itertools
 import math
 import textwrap
 import types
@@ -198,7 +199,7 @@ def _field_docs(options_type: type) -> dict[str, str]:
             continue
         (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
         assignments = getattr(body, "body", [])
-        for field, text in zip(assignments, assignments[1:], strict=False):
+        for field, text in itertools.pairwise(assignments):
             if (
                 isinstance(field, ast.AnnAssign)
                 and isinstance(field.target, ast.Name)

@@ -177,7 +177,7 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
         callbacks: Sequence[Any],
         initial_epoch: int = 0,
     ) -> None:
-        """Train in place, from `initial_epoch` on when a run is resumed. What is not fitted by gradient descent overrides it."""
+        """Train in place, from `initial_epoch` on when a run is resumed; overridden where no gradient descent fits."""
         model.fit(
             train.inputs,
             train.targets,

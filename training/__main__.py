@@ -1,0 +1,134 @@
+"""`cornet train`: the command, and `python -m training` for the same without the rest of cornet.
+
+Keras is imported when a run starts, and not before: help and errors of the command line are quick.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from services.errors import CornetError, InvalidArgument
+from training.options import options_of, parse
+from training.pipeline import Pipeline, Source
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add `train` to a command line."""
+    app.command(
+        "train",
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+        epilog="Every option of a family is also a flag: --dropout 0.2 is --set dropout=0.2.",
+    )(train)
+
+
+def train(
+    context: typer.Context,
+    family: Annotated[str | None, typer.Argument(help="Model family; --list shows them.", show_default=False)] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="File or folder to train on. [default: the family's own data set, no network needed]"),
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Column to predict, by name or index.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set an option of the family; repeatable.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most epochs to train; short for --set epochs=N.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run; short for --set seed=N.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model. [default: the family's]")] = None,
+    repository: Annotated[Path, typer.Option(help="Model repository to export to.")] = Path("exported_models"),
+    runs: Annotated[Path, typer.Option(help="Folder of checkpoints, TensorBoard logs and reports.")] = Path("runs"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the newest interrupted run of the same name.")
+    ] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Show the families, or the options of a family.")] = False,
+) -> None:
+    """Train a model of a family, prove its export and publish it.
+
+    The data is split before anything is fitted, and the figures shown are those of the exported model on held-out rows,
+    beside a baseline's.
+    """
+    from training.pipelines import find, pipelines
+
+    console = Console(highlight=False)
+    if family is None:
+        if not list_:
+            raise InvalidArgument(f"Expected a family: one of {', '.join(pipelines())}. Received: none.")
+        console.print(_families(pipelines()))
+        return
+    pipeline = find(family)
+    if list_:
+        console.print(_options(pipeline))
+        return
+    flags = {"epochs": epochs, "seed": seed}
+    assignments = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    options = parse(pipeline.options, [*(settings or []), *assignments, *_extra_flags(context.args)])
+
+    from training.runner import Interrupted, Job
+    from training.runner import train as run
+
+    source = Source(data, target)
+    job = Job(pipeline, options, source, name or pipeline.family, repository, runs, resume)
+    try:
+        run(job, console)
+    except Interrupted as interrupted:
+        Console(stderr=True, highlight=False).print(f"[yellow]{escape(str(interrupted))}[/]", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _extra_flags(arguments: list[str]) -> list[str]:
+    """`--units 128,64 --batch-norm=true --deterministic` as `key=value`; a flag without a value is true."""
+    assignments: list[str] = []
+    words = iter(range(len(arguments)))
+    for index in words:
+        word = arguments[index]
+        if not word.startswith("--"):
+            raise InvalidArgument(f"Expected an option. Received: {word!r}.")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            has_value = index + 1 < len(arguments) and not arguments[index + 1].startswith("--")
+            value = arguments[next(words)] if has_value else "true"
+        assignments.append(f"{key}={value}")
+    return assignments
+
+
+def _families(known: dict[str, Pipeline]) -> Table:
+    table = Table("family", "task", "what it is")
+    for pipeline in known.values():
+        table.add_row(pipeline.family, pipeline.task.replace("_", " "), pipeline.summary)
+    return table
+
+
+def _options(pipeline: Pipeline) -> Table:
+    table = Table("option", "type", "default", "meaning", title=pipeline.summary, title_justify="left")
+    for option in options_of(pipeline.options):
+        table.add_row(option.name, escape(option.type_text), escape(option.default_text), escape(option.help))
+    return table
+
+
+def main() -> None:
+    """`python -m training`: a CornetError becomes one line on standard error and exit status 1."""
+    app = typer.Typer(
+        help="Train cornet's model families.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    register(app)
+    app.callback()(lambda: None)
+    try:
+        app()
+    except CornetError as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Table files as named columns, before anybody decides which is the target.
+
+Text files (CSV, TSV, white-space separated), Parquet and NPZ. A numeric column is f64 with NaN for a missing cell, any
+other an object array of `str | None`.
+"""
+
+import csv
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from services.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Columns = dict[str, np.ndarray]
+
+FORMATS = ".csv, .tsv, .txt (separated by comma, semicolon, tab, bar or white space), .parquet, .npz"
+_SEPARATORS = ("\t", ";", ",", "|")
+_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a"})
+_MOSTLY = 0.8
+"""From this share of numbers on, a column's other cells are taken for mistakes."""
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+
+
+def read_columns(path: Path, categorical: Sequence[str] = ()) -> Columns:
+    """All columns of a table file by name; those in `categorical` stay text even where every cell is a number.
+
+    A white-space separated file whose first line holds numbers alone has no header: its columns are named by the UCR
+    archive's custom, `class` first, then `x1`, `x2` and so on. Raises DataError naming the file and the place in it.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"{path}: expected a table file ({FORMATS}). Found {'a folder' if path.is_dir() else 'nothing'}."
+        )
+    if path.stat().st_size == 0:
+        raise DataError(f"{path.name}: expected a header and rows. Found an empty file.")
+    if path.suffix.lower() in (".parquet", ".pq"):
+        return _parquet(path, categorical)
+    if path.suffix.lower() == ".npz":
+        return _npz(path)
+    return _text(path, categorical)
+
+
+def _text(path: Path, categorical: Sequence[str]) -> Columns:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path.name}: expected UTF-8 text ({FORMATS}). Found byte {error.start} that is none."
+        ) from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"{path.name}: expected a header and rows. Found an empty file.")
+    separator = next((mark for mark in _SEPARATORS if mark in lines[0]), None)
+    if separator is None and all(_float(word) is not None for word in lines[0].split()):
+        names = ["class", *(f"x{index}" for index in range(1, len(lines[0].split())))]
+        rows = list(_rows(path, names, enumerate((line.split() for line in lines), start=1)))
+    else:
+        reader = iter(lines and _split(path, text, separator))
+        number, header = next(reader)
+        names = _header(path, header)
+        rows = list(_rows(path, names, reader))
+        del number
+    if not rows:
+        raise DataError(f"{path.name}: expected rows below the header. Found none.")
+    comma = separator != "," and _decimal_comma(rows)
+    columns = zip(*rows, strict=True)
+    return {
+        name: _column(path, name, cells, comma, text=name in categorical)
+        for name, cells in zip(names, columns, strict=True)
+    }
+
+
+def _split(path: Path, text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of every line that is not blank; a quoted cell may hold separators and line breaks."""
+    if separator is None:
+        yield from ((number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+        return
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=True, skipinitialspace=True)
+    try:
+        yield from ((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
+    except csv.Error as error:
+        raise DataError(
+            f"{path.name}, line {reader.line_num}: expected well-formed quoting. Found: {error}."
+        ) from error
+
+
+def _header(path: Path, cells: Sequence[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if not all(names):
+        raise DataError(
+            f"{path.name}: expected a name for every column in the header. "
+            f"Found none for column {names.index('') + 1} of {len(names)}."
+        )
+    _check_unique(path, names)
+    if all(_float(name) is not None for name in names):
+        raise DataError(f"{path.name}: expected a header with column names. Found numbers: {', '.join(names[:5])}.")
+    return names
+
+
+def _check_unique(path: Path, names: Iterable[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path.name}: expected each column name once. Found more than once: {', '.join(twice)}.")
+
+
+def _rows(path: Path, names: Sequence[str], lines: Iterable[tuple[int, list[str]]]) -> Iterator[list[str]]:
+    for number, cells in lines:
+        if len(cells) != len(names):
+            raise DataError(
+                f"{path.name}, line {number}: expected {len(names)} cells, as in the first line. Found {len(cells)}."
+            )
+        yield cells
+
+
+def _column(path: Path, name: str, cells: Sequence[str], comma: bool, *, text: bool) -> np.ndarray:
+    """Numbers where all cells are, texts where most are not; something between is a mistake in the file."""
+    stripped = [cell.strip() for cell in cells]
+    present = {row: cell for row, cell in enumerate(stripped) if cell.lower() not in _MISSING}
+    if not text:
+        numbers = {row: _float(cell.replace(",", ".") if comma else cell) for row, cell in present.items()}
+        wrong = [row for row, value in numbers.items() if value is None]
+        if not wrong:
+            values = np.full(len(cells), np.nan)
+            values[list(numbers)] = list(numbers.values())
+            return values
+        if len(wrong) <= (1 - _MOSTLY) * len(present):
+            raise DataError(
+                f"{path.name}, row {wrong[0] + 1}, column {name!r}: expected a number, as in the other rows. "
+                f"Found {stripped[wrong[0]]!r}. If the column holds categories: --set categorical={name}."
+            )
+    texts = np.full(len(cells), None, dtype=object)
+    texts[list(present)] = list(present.values())
+    return texts
+
+
+def _decimal_comma(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether some cell of the first rows is a number with a decimal comma, and none is one with a point."""
+    cells = [cell.strip() for row in rows[:100] for cell in row]
+    return any(_DECIMAL_COMMA.fullmatch(cell) for cell in cells) and not any(
+        "." in cell and _float(cell) is not None for cell in cells
+    )
+
+
+def _float(text: str) -> float | None:
+    """A finite number, or None; underscores and the like that Python allows are no numbers in a file."""
+    if "_" in text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
+
+
+def _parquet(path: Path, categorical: Sequence[str]) -> Columns:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path.name}: expected a Parquet file. Found: {str(error).splitlines()[0]}") from error
+    _check_unique(path, table.column_names)
+    if not table.num_rows:
+        raise DataError(f"{path.name}: expected rows. Found none.")
+    frame = table.to_pandas()
+    return {str(name): _series(path, str(name), frame[name], str(name) in categorical) for name in frame.columns}
+
+
+def _series(path: Path, name: str, series: "pd.Series[Any]", text: bool) -> np.ndarray:
+    from pandas.api import types
+
+    if types.is_numeric_dtype(series.dtype) and not text:
+        values = series.to_numpy(dtype=np.float64, na_value=np.nan)
+        if np.isinf(values).any():
+            row = int(np.argmax(np.isinf(values))) + 1
+            raise DataError(
+                f"{path.name}, row {row}, column {name!r}: expected a finite number. Found {values[row - 1]}."
+            )
+        return values
+    missing = series.isna().to_numpy()
+    cells = [None if gone else value for gone, value in zip(missing, series.tolist(), strict=True)]
+    for row, value in enumerate(cells, start=1):
+        if value is not None and not isinstance(value, str | int | float | bool):
+            raise DataError(
+                f"{path.name}, row {row}, column {name!r}: expected a number or a text. "
+                f"Found {type(value).__name__}. Leave the column out with --set drop={name}, or convert it."
+            )
+    return np.array([None if value is None else str(value) for value in cells], dtype=object)
+
+
+def _npz(path: Path) -> Columns:
+    """Arrays `x` `[rows, F]` and `y` `[rows]`, or `features` and `target`; columns are named `x1`... and `target`."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path.name}: expected an NPZ archive of numeric arrays. Found: {error}.") from error
+    features = next((arrays[key] for key in ("x", "features") if key in arrays), None)
+    target = next((arrays[key] for key in ("y", "target") if key in arrays), None)
+    if features is None or features.ndim != 2 or features.dtype.kind not in "biuf" or not len(features):
+        shapes = ", ".join(f"{key} {value.dtype}{list(value.shape)}" for key, value in arrays.items()) or "nothing"
+        raise DataError(
+            f"{path.name}: expected a numeric array 'x' or 'features' of shape [rows, columns]. Found {shapes}."
+        )
+    columns: Columns = {f"x{index + 1}": column.astype(np.float64) for index, column in enumerate(features.T)}
+    for name, column in columns.items():
+        if np.isinf(column).any():
+            raise DataError(
+                f"{path.name}, row {int(np.argmax(np.isinf(column))) + 1}, column {name!r}: expected a finite number."
+            )
+    if target is not None:
+        target = target.reshape(-1) if target.ndim == 2 and target.shape[1] == 1 else target
+        if target.shape != features.shape[:1]:
+            raise DataError(
+                f"{path.name}: expected {len(features)} targets, one per row of the features. "
+                f"Found shape {list(target.shape)}."
+            )
+        numeric = target.dtype.kind in "biuf"
+        columns["target"] = target.astype(np.float64) if numeric else target.astype(str).astype(object)
+    return columns

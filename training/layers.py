@@ -1,0 +1,62 @@
+"""Graph layers that families share: what a served model does to raw values so that no client has to."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from services.processing.tabular import Column
+
+_SMALLEST_SPREAD = 1e-6
+
+
+class TabularEncoding(keras.layers.Layer):  # type: ignore[misc]  # keras ships no types
+    """Raw features f32 `[B, F]` to what a dense network learns well from, f32 `[B, E]`; never NaN.
+
+    Numeric columns are standardised by the training rows' mean and spread, missing cells become the mean, and columns
+    that had missing cells in training get an indicator beside them. With `bins`, each numeric column is given a second
+    time as a piecewise-linear code over the quantiles of its training values: component t rises from 0 to 1 while the
+    value crosses the t-th interval (Gorishniy, Rubachev, Babenko 2022, "On Embeddings for Numerical Features in Tabular
+    Deep Learning"). Categorical columns (their index, -1 for one never seen) become one-hot, all zero for the unseen.
+    """
+
+    def __init__(self, columns: Sequence[Column], features: np.ndarray, *, bins: int = 0) -> None:
+        """`features` f32 `[rows, F]` are the training rows the statistics come from."""
+        super().__init__(trainable=False, name="encoding")
+        self.numeric = [i for i, column in enumerate(columns) if column.kind == "numeric"]
+        self.categories = {i: len(c.categories) for i, c in enumerate(columns) if c.kind == "categorical"}
+        values = features[:, self.numeric].astype(np.float64)
+        self._gappy = [i for i, gaps in enumerate(np.isnan(values).any(axis=0)) if gaps]
+        self.mean = np.nanmean(values, axis=0).astype(np.float32)
+        spread = np.nanstd(values, axis=0)
+        steady = spread <= _SMALLEST_SPREAD * np.maximum(1, np.abs(self.mean))
+        self.spread = np.where(steady, 1, spread).astype(np.float32)
+        self._bins = _intervals(values, bins)
+
+    def call(self, features: keras.KerasTensor) -> keras.KerasTensor:
+        parts = []
+        if self.numeric:
+            numeric = keras.ops.take(features, np.array(self.numeric), axis=1)
+            missing = keras.ops.isnan(numeric)
+            filled = keras.ops.where(missing, self.mean, numeric)
+            parts.append((filled - self.mean) / self.spread)
+            if self._gappy:
+                parts.append(keras.ops.cast(keras.ops.take(missing, np.array(self._gappy), axis=1), "float32"))
+            if len(self._bins[0]):
+                column, low, width = self._bins
+                parts.append(keras.ops.clip((keras.ops.take(filled, column, axis=1) - low) / width, 0.0, 1.0))
+        for index, count in self.categories.items():
+            codes = np.arange(count, dtype=np.float32)
+            parts.append(keras.ops.cast(keras.ops.equal(features[:, index : index + 1], codes), "float32"))
+        return keras.ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+def _intervals(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Column, lower end and width of every interval between neighbouring quantiles that differ."""
+    column, low, width = [], [], []
+    for index, each in enumerate(values.T if bins else ()):
+        edges = np.unique(np.nanquantile(each, np.linspace(0, 1, bins + 1)).astype(np.float32))
+        column += [index] * (len(edges) - 1)
+        low += edges[:-1].tolist()
+        width += np.diff(edges).tolist()
+    return np.array(column, np.int32), np.array(low, np.float32), np.array(width, np.float32)

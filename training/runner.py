@@ -1,0 +1,156 @@
+"""One training run, top to bottom: load, split, encode, build, fit, wrap, evaluate, export, report."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from services.errors import InvalidArgument
+from training import options as option_values
+from training.environment import import_keras, provenance
+from training.pipeline import Arrays, Baseline, CommonOptions, Examples, Pipeline, ServingModel, Source
+from training.report import RunReport, print_metrics, write_report
+from training.runs import Identity, Run
+
+if TYPE_CHECKING:
+    from training.exporter import Exported
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SAMPLE_ROWS = 48
+"""Held-out rows that the exporter compares on and stores: enough for its largest batch, few enough for images."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train and where the results go. `name` is the model's; `resume` continues its newest unfinished run."""
+
+    pipeline: Pipeline
+    options: CommonOptions
+    source: Source = dataclasses.field(default_factory=Source)
+    name: str = ""
+    repository: Path = Path("exported_models")
+    runs: Path = Path("runs")
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to. `history` has one entry per epoch; metrics are those of the served outputs on held-out rows."""
+
+    run: Run
+    exported: "Exported"
+    metrics: Mapping[str, float]
+    baseline: Baseline
+    history: list[dict[str, float]]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while fitting: everything up to the last full epoch is kept in `run`."""
+
+    def __init__(self, run: Run, epochs: int) -> None:
+        super().__init__(f"Interrupted after {epochs} epochs; --resume continues {run.directory}.")
+        self.run = run
+        self.epochs = epochs
+
+
+def train(job: Job, console: Console) -> Outcome:
+    """Train, evaluate, export and report. Raises CornetError for what does not fit, Interrupted on Ctrl-C while fitting."""
+    pipeline, options, name = job.pipeline, job.options, job.name or job.pipeline.family
+    _check(name, options)
+    loaded = pipeline.load(job.source, options)
+    split = pipeline.split(loaded.data, options)
+
+    processor = pipeline.fit_processor(split.train, options)
+    training = pipeline.examples(split.train, processor, options)
+    validation = pipeline.examples(split.validation, processor, options)
+    test = pipeline.examples(split.test, processor, options)
+    rows = {"train": len(training), "validation": len(validation), "test": len(test)}
+    console.print(f"{pipeline.family} on {loaded.name}: {', '.join(f'{n} rows to {part}' for part, n in rows.items())}")
+
+    plain = provenance(loaded, options, "").options
+    identity = Identity(pipeline.family, name, plain, loaded.name, loaded.sha256, job.source.target)
+    run = Run.resume(job.runs, identity) if job.resume else Run.start(job.runs, identity)
+    import_keras(options.seed, deterministic=options.deterministic)
+    model = pipeline.build(training, processor, options)
+    history, seconds = _fit(job, run, model, training, validation, console)
+
+    serving = pipeline.serving_model(model, training, validation, processor, options)
+    outputs = predict(serving, test.inputs)
+    metrics = pipeline.evaluate(outputs, test, options)
+    baseline = pipeline.baseline(training, test, options)
+
+    from training.exporter import export
+
+    origin = provenance(loaded, options, serving.base_weights)
+    with console.status("exporting and comparing SavedModel and ONNX with Keras"):
+        exported = export(
+            serving,
+            repository=job.repository,
+            name=name,
+            family=pipeline.family,
+            task=pipeline.task,
+            processor=processor,
+            samples={key: value[:_SAMPLE_ROWS] for key, value in test.inputs.items()},
+            metrics=metrics,
+            baseline=baseline.metrics,
+            provenance=origin,
+        )
+    plots = pipeline.figures(outputs, test, serving, options)
+    print_metrics(console, pipeline, metrics, baseline)
+    report = RunReport(pipeline, options, rows, exported, history, seconds, metrics, baseline, plots)
+    write_report(run.report, report)
+    run.finish(metrics=dict(metrics), baseline=dataclasses.asdict(baseline), history=history, version=exported.version)
+    console.print(f"exported {exported.path}\nreport   {run.report}", soft_wrap=True)
+    return Outcome(run, exported, metrics, baseline, history)
+
+
+def predict(serving: ServingModel, inputs: Arrays) -> dict[str, np.ndarray]:
+    """The serving model's named outputs for all rows, computed in batches."""
+    outputs: dict[str, np.ndarray] = serving.model.predict(
+        dict(inputs), batch_size=max(serving.batching.max_batch_rows, 1), verbose=0
+    )
+    return outputs
+
+
+def _fit(
+    job: Job, run: Run, model: Any, training: Examples, validation: Examples, console: Console
+) -> tuple[list[dict[str, float]], float]:
+    """Fit, from the checkpoint where the run is resumed; returns the history and the seconds spent."""
+    import keras
+
+    from training.callbacks import Checkpoint, EpochProgress
+
+    options = job.options
+    checkpoint = Checkpoint(run.checkpoint, options.patience)
+    first = checkpoint.restore(model) if run.resumed else 0
+    if run.resumed:
+        console.print(f"resuming after epoch {first} of at most {options.epochs}")
+    tensorboard = keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)
+    start = options.epochs if checkpoint.exhausted else first
+    progress = EpochProgress(console, options.epochs, first)
+    try:
+        with progress:
+            job.pipeline.fit(model, training, validation, options, [checkpoint, tensorboard, progress], start)
+    except KeyboardInterrupt:
+        raise Interrupted(run, len(checkpoint.history)) from None
+    if checkpoint.history:
+        best = checkpoint.history[checkpoint.best_epoch]
+        console.print(
+            f"trained {len(checkpoint.history) - first} epochs in {progress.seconds:.1f} s; "
+            f"best validation loss {best['val_loss']:.4g} in epoch {checkpoint.best_epoch + 1}"
+        )
+    return checkpoint.history, progress.seconds
+
+
+def _check(name: str, options: CommonOptions) -> None:
+    option_values.check(options)
+    if not _NAME.fullmatch(name):
+        raise InvalidArgument(
+            f"Expected a model name of letters, digits, '.', '_' and '-' that starts with a letter or digit. "
+            f"Received: {name!r}."
+        )

@@ -1,0 +1,131 @@
+"""What the tabular families share: their options, the dense stack, and the way from a table to examples."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import numpy as np
+
+from services.processing import Processor
+from services.processing.tabular import Column, TabularProcessor
+from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
+from training.datasets.tables import Table
+from training.options import Bounds
+from training.pipeline import CommonOptions, Examples, Pipeline
+
+if TYPE_CHECKING:
+    import keras
+
+Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "swish", "elu", "selu", "softplus", "mish"]
+
+
+@dataclass(frozen=True)
+class TabularOptions(CommonOptions):
+    """Options of the families that learn from rows of a table."""
+
+    activation: Activation = "relu"
+    """Activation of the hidden layers."""
+    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.0
+    """Share of activations dropped after each hidden layer while training."""
+    batch_norm: bool = False
+    """Batch normalisation after each hidden layer."""
+    weight_decay: Annotated[float, Bounds(0)] = 0.0
+    """Share of each weight taken off per step, times the learning rate (AdamW)."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rate over the epochs: constant, or falling to 0 along a cosine."""
+    categorical: tuple[str, ...] = ()
+    """Columns to read as categories even where every cell is a number."""
+    drop: tuple[str, ...] = ()
+    """Columns to leave out, such as identifiers."""
+
+
+OptionsT = TypeVar("OptionsT", bound=TabularOptions)
+
+
+@dataclass(frozen=True)
+class TabularExamples(Examples):
+    """Examples with the columns they were encoded by, for baselines that treat categories as such."""
+
+    columns: tuple[Column, ...] = ()
+
+
+class TabularPipeline(Pipeline[Table, OptionsT]):
+    """A family that learns from rows of a table: what is the same whatever is learnt."""
+
+    def fit_processor(self, train: Table, options: OptionsT) -> TabularProcessor:  # noqa: ARG002  # the contract has it
+        return TabularProcessor.fit(train.columns)
+
+    def examples(self, data: Table, processor: Processor, options: OptionsT) -> TabularExamples:
+        encoder = tabular(processor)
+        targets, labels = self.targets(data, options)
+        return TabularExamples(encoder.encode_columns(data.columns), targets, None, labels, encoder.columns)
+
+    @abstractmethod
+    def targets(self, data: Table, options: OptionsT) -> tuple[np.ndarray, tuple[str, ...]]:
+        """What the model is to answer, one per row; for classes their indices, and the labels."""
+
+
+def tabular(processor: Processor) -> TabularProcessor:
+    """The processor as the tabular one that `fit_processor` returned."""
+    if not isinstance(processor, TabularProcessor):
+        raise TypeError(f"expected a TabularProcessor, received {type(processor).__name__}")
+    return processor
+
+
+def columns_of(examples: Examples) -> tuple[Column, ...]:
+    """The columns that tabular examples were encoded by."""
+    if not isinstance(examples, TabularExamples):
+        raise TypeError(f"expected TabularExamples, received {type(examples).__name__}")
+    return examples.columns
+
+
+def signature(columns: int, *outputs: TensorSpec) -> Signature:
+    """A tabular signature: `features` f32 `[B, F]` in."""
+    return Signature((TensorSpec("features", BY_NAME["float32"], (DYNAMIC, columns)),), outputs)
+
+
+def dense_stack(x: Any, units: Sequence[int], options: TabularOptions) -> Any:
+    """Hidden layers: dense, batch normalisation where asked for, activation, dropout where asked for."""
+    import keras
+
+    initializer = "lecun_normal" if options.activation == "selu" else "he_normal"
+    for width in units:
+        x = keras.layers.Dense(width, kernel_initializer=initializer, use_bias=not options.batch_norm)(x)
+        if options.batch_norm:
+            x = keras.layers.BatchNormalization()(x)
+        x = keras.layers.Activation(options.activation)(x)
+        if options.dropout:
+            x = keras.layers.Dropout(options.dropout)(x)
+    return x
+
+
+def optimizer(options: TabularOptions, rows: int) -> "keras.optimizers.Optimizer":
+    """Adam by the options; `rows` of training data make the length of an epoch."""
+    import keras
+
+    rate: Any = options.learning_rate
+    if options.schedule == "cosine":
+        steps = -(-rows // options.batch_size) * options.epochs
+        rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
+    if options.weight_decay:
+        return keras.optimizers.AdamW(rate, weight_decay=options.weight_decay)
+    return keras.optimizers.Adam(rate)
+
+
+def baseline_features(columns: Sequence[Column]) -> Any:
+    """A scikit-learn transformer for the baselines: numbers imputed and standardised, categories one-hot."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    kinds = [column.kind for column in columns]
+    numeric = [index for index, kind in enumerate(kinds) if kind == "numeric"]
+    categorical = [index for index, kind in enumerate(kinds) if kind == "categorical"]
+    return ColumnTransformer(
+        [
+            ("numeric", make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler()), numeric),
+            ("categorical", OneHotEncoder(handle_unknown="ignore"), categorical),
+        ]
+    )
