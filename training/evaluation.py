@@ -30,7 +30,7 @@ def classification_metrics(
     rarer in `targets`, the one a detector is built for; macro F1 averages over all `C` classes, and a class that neither
     occurs nor is predicted counts as 0. A label's own score is named `f1_<label>`.
     """
-    from sklearn.metrics import f1_score, log_loss, roc_auc_score
+    from sklearn.metrics import f1_score, roc_auc_score
 
     classes = np.arange(probabilities.shape[1])
     predicted = probabilities.argmax(axis=1)
@@ -38,7 +38,7 @@ def classification_metrics(
     metrics = {
         "accuracy": float(np.mean(predicted == targets)),
         "macro_f1": float(np.mean(per_class)),
-        "log_loss": float(log_loss(targets, probabilities.astype(np.float64), labels=classes)),
+        "log_loss": _log_loss(probabilities, targets),
     }
     if len(classes) == 2:
         rarer = int(np.argmin(np.bincount(targets, minlength=2)))
@@ -103,6 +103,12 @@ def new_figure(*, width: float = 7.0, height: float = 4.0, **subplots: Any) -> "
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(**subplots)
+
+
+def _log_loss(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """Mean of minus the logarithm of the right class's probability; one of 0 counts as the smallest float32."""
+    right = probabilities[np.arange(len(targets)), targets].astype(np.float64)
+    return float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())
 
 
 def _write_cells(axes: "Axes", matrix: np.ndarray, shares: np.ndarray) -> None:

@@ -20,9 +20,11 @@ import numpy as np
 
 from services.errors import DataError
 from services.manifest import sha256
+from services.processing.image import FORMATS
 from training.pipeline import Loaded
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_LITTER = frozenset({"desktop.ini", "Thumbs.db"})
+"""What desktops leave in folders of images."""
 _NPZ_KEYS = (("images", "labels"), ("x", "y"))
 _IDX_UINT8 = 0x08
 
@@ -75,11 +77,11 @@ def digits() -> Loaded[Images]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files directly in a folder, by name; hidden files are passed over."""
+    """Every file directly in a folder, by name; hidden files and a desktop's own are passed over."""
     return sorted(
         entry
         for entry in folder.iterdir()
-        if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
+        if entry.is_file() and entry.name not in _LITTER and not entry.name.startswith(".")
     )
 
 
@@ -87,14 +89,15 @@ def image_shape(image: np.ndarray | Path) -> tuple[int, int, int]:
     """Height, width and channels (1 or 3), read from a file's header only. Raises DataError naming the file."""
     if isinstance(image, np.ndarray):
         return image.shape[0], image.shape[1], image.shape[2] if image.ndim == 3 else 1
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(image) as opened:
+        with Image.open(image, formats=FORMATS) as opened:
             grey = opened.mode in ("1", "L", "I", "I;16", "F", "LA")
             return opened.height, opened.width, 1 if grey else 3
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
-        raise DataError(f"{image}: expected an image file. Received: {_reason(error, image)}.") from error
+    except (OSError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+        known = ", ".join(FORMATS)
+        raise DataError(f"{image}: expected an image file ({known}). Received: {_reason(error, image)}.") from error
 
 
 def hash_tree(folder: Path, files: Sequence[Path]) -> str:
@@ -110,8 +113,7 @@ def _folder(path: Path) -> Loaded[Images]:
     by_class = {folder.name: image_files(folder) for folder in folders}
     empty = [name for name, files in by_class.items() if not files]
     if empty:
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise DataError(f"{path / empty[0]}: expected image files ({suffixes}). Found none.")
+        raise DataError(f"{path / empty[0]}: expected image files. Found none.")
     if len(by_class) < 2:
         raise DataError(f"{path}: expected a folder per class, two at least. Found: {list(by_class) or 'none'}.")
     files = [file for group in by_class.values() for file in group]

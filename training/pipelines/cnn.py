@@ -1,0 +1,238 @@
+"""Image classes: a small convolutional network on raw pixels."""
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+
+from services.errors import InvalidArgument
+from services.processing import Processor
+from services.processing.image import ImageProcessor
+from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
+from training.datasets.images import Images, digits, image_shape, load_images
+from training.evaluation import classification_metrics, confusion_plot, new_figure
+from training.options import Bounds
+from training.pipeline import (
+    Arrays,
+    Baseline,
+    CommonOptions,
+    Examples,
+    Loaded,
+    Pipeline,
+    Plot,
+    ServingModel,
+    Source,
+    Split,
+)
+from training.splits import stratified_split
+
+if TYPE_CHECKING:
+    import keras
+
+_LARGEST_SIDE = 128
+"""Pixels; larger pictures are scaled down to it unless height and width are given."""
+_BASELINE_SIDE = 16
+_MISTAKES_SHOWN = 15
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """Options of the image classifier."""
+
+    batch_size: Annotated[int, Bounds(1)] = 64
+    """Rows per gradient step."""
+    filters: Annotated[tuple[int, ...], Bounds(1)] = (16, 32)
+    """Convolution filters of each block."""
+    blocks: Annotated[int | None, Bounds(1)] = None
+    """Blocks, each of which halves height and width; none: one per number of filters. Further ones double the last number."""
+    convolutions: Annotated[int, Bounds(1)] = 1
+    """Convolutions per block."""
+    kernel: Annotated[int, Bounds(1)] = 3
+    """Height and width of each filter in pixels."""
+    pooling: Literal["max", "average"] = "max"
+    """How a block halves its picture."""
+    dense: Annotated[int, Bounds(1)] = 100
+    """Units of the layer before the softmax."""
+    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.3
+    """Share of activations dropped before and after the dense layer while training."""
+    batch_norm: bool = False
+    """Normalise each convolution's output over the batch."""
+    augment: bool = True
+    """Shift, turn and zoom training pictures a little, at random; pictures are never mirrored."""
+    height: Annotated[int | None, Bounds(1)] = None
+    """Pixels; none: that of most training pictures, scaled down so that no side is longer than 128."""
+    width: Annotated[int | None, Bounds(1)] = None
+    """Pixels; none: as for height."""
+    channels: Literal["auto", "grey", "rgb"] = "auto"
+    """Colours the model sees; auto: rgb where most training pictures have colours."""
+
+    @property
+    def filters_by_block(self) -> tuple[int, ...]:
+        """Filters of each block, the last given number doubled on where there are more blocks than numbers."""
+        count = self.blocks or len(self.filters)
+        more = (self.filters[-1] * 2**step for step in range(1, count - len(self.filters) + 1))
+        return (*self.filters[:count], *more)
+
+    def __post_init__(self) -> None:
+        if not self.filters:
+            raise InvalidArgument("Option filters: expected one number at least. Received: none.")
+
+
+class Cnn(Pipeline[Images, Options]):
+    """Convolution blocks, one dense layer, softmax. Raw bytes in: the scaling is in the graph."""
+
+    family = "cnn"
+    task = "image_classification"
+    summary = "convolution blocks and a dense layer; scikit-learn's digits by default"
+    options = Options
+    primary_metric = "accuracy"
+
+    def load(self, source: Source, options: Options) -> Loaded[Images]:
+        return digits() if source.path is None else load_images(source.path)
+
+    def split(self, data: Images, options: Options) -> Split[Images]:
+        rows = stratified_split(data.targets, options)
+        return Split(data.take(rows.train), data.take(rows.validation), data.take(rows.test))
+
+    def fit_processor(self, train: Images, options: Options) -> Processor:
+        """The size and colours of most training pictures, where the options do not say. Raises InvalidArgument."""
+        shapes = Counter(image_shape(image) for image in train.images)
+        height, width, channels = shapes.most_common(1)[0][0]
+        scale = min(1.0, _LARGEST_SIDE / max(height, width))
+        height = options.height or max(1, round(height * scale))
+        width = options.width or max(1, round(width * scale))
+        most = int(np.log2(min(height, width)))
+        blocks = len(options.filters_by_block)
+        if blocks > most:
+            raise InvalidArgument(
+                f"Expected at most {most} blocks for pictures of {height} x {width} pixels: each halves them. "
+                f"Received: blocks={blocks}."
+            )
+        channels = {"auto": channels, "grey": 1, "rgb": 3}[options.channels]
+        return ImageProcessor.fit(height=height, width=width, channels=channels)
+
+    def examples(self, data: Images, processor: Processor, options: Options) -> Examples:
+        return Examples(processor.encode(data.images), data.targets, labels=data.labels)
+
+    def build(self, train: Examples, processor: Processor, options: Options) -> "keras.Model":
+        import keras
+        from keras import layers
+
+        image = keras.Input(train.inputs["image"].shape[1:], dtype="uint8", name="image")
+        pixels = layers.Rescaling(1.0 / 255.0, name="scaling")(image)
+        if options.augment:
+            pixels = layers.RandomTranslation(0.08, 0.08, fill_mode="nearest", seed=options.seed)(pixels)
+            pixels = layers.RandomRotation(0.03, fill_mode="nearest", seed=options.seed + 1)(pixels)
+            pixels = layers.RandomZoom(0.08, fill_mode="nearest", seed=options.seed + 2)(pixels)
+        network = keras.Sequential(_layers(len(train.labels), options), name="network")
+        model = keras.Model({"image": image}, network(pixels), name=self.family)
+        model.compile(
+            optimizer=keras.optimizers.Adam(options.learning_rate),
+            loss=keras.losses.SparseCategoricalCrossentropy(),
+            metrics=["accuracy"],
+        )
+        return model
+
+    def fit(
+        self,
+        model: "keras.Model",
+        train: Examples,
+        validation: Examples,
+        options: Options,
+        callbacks: Sequence[Any],
+        initial_epoch: int = 0,
+    ) -> None:
+        """Train, with smaller steps once the validation loss stays."""
+        import keras
+
+        slower = keras.callbacks.ReduceLROnPlateau(factor=0.3, patience=max(1, options.patience // 3), min_lr=1e-6)
+        super().fit(model, train, validation, options, [*callbacks, slower], initial_epoch)
+
+    def serving_model(
+        self, model: "keras.Model", train: Examples, validation: Examples, processor: Processor, options: Options
+    ) -> ServingModel:
+        import keras
+
+        image = keras.Input(model.input["image"].shape[1:], dtype="uint8", name="image")
+        probabilities = model.get_layer("network")(model.get_layer("scaling")(image))
+        signature = Signature(
+            (TensorSpec("image", BY_NAME["uint8"], (DYNAMIC, *image.shape[1:])),),
+            (TensorSpec("probabilities", BY_NAME["float32"], (DYNAMIC, len(train.labels))),),
+        )
+        served = keras.Model({"image": image}, {"probabilities": probabilities}, name=self.family)
+        return ServingModel(served, signature, train.labels)
+
+    def evaluate(self, outputs: Arrays, test: Examples, options: Options) -> dict[str, float]:
+        return classification_metrics(outputs["probabilities"], test.targets, test.labels)
+
+    def baseline(self, train: Examples, test: Examples, options: Options) -> Baseline:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
+        linear = LogisticRegression(max_iter=100, tol=1e-3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            linear.fit(_thumbnails(train.inputs["image"]), train.targets)
+        probabilities = np.zeros((len(test), len(test.labels)), np.float32)
+        probabilities[:, linear.classes_] = linear.predict_proba(_thumbnails(test.inputs["image"]))
+        return Baseline(
+            "logistic regression on pixels", classification_metrics(probabilities, test.targets, test.labels)
+        )
+
+    def figures(self, outputs: Arrays, test: Examples, serving: ServingModel, options: Options) -> list[Plot]:
+        probabilities = outputs["probabilities"]
+        return [confusion_plot(probabilities, test.targets, test.labels), *_mistakes(probabilities, test)]
+
+
+def _layers(classes: int, options: Options) -> list[Any]:
+    from keras import layers
+
+    stack: list[Any] = []
+    for filters in options.filters_by_block:
+        for _ in range(options.convolutions):
+            stack.append(layers.Conv2D(filters, options.kernel, padding="same", use_bias=not options.batch_norm))
+            if options.batch_norm:
+                stack.append(layers.BatchNormalization())
+            stack.append(layers.ReLU())
+        stack.append(layers.MaxPooling2D() if options.pooling == "max" else layers.AveragePooling2D())
+    return [
+        *stack,
+        layers.Flatten(),
+        layers.Dropout(options.dropout, seed=options.seed + 3),
+        layers.Dense(options.dense, activation="relu"),
+        layers.Dropout(options.dropout, seed=options.seed + 4),
+        layers.Dense(classes, activation="softmax"),
+    ]
+
+
+def _thumbnails(images: np.ndarray) -> np.ndarray:
+    """Pictures as rows of values in 0..1, averaged down to 16 pixels a side or a little more."""
+    rows, height, width, channels = images.shape
+    tall, wide = max(1, height // _BASELINE_SIDE), max(1, width // _BASELINE_SIDE)
+    cut = images[:, : height // tall * tall, : width // wide * wide]
+    tiles = cut.reshape(rows, height // tall, tall, width // wide, wide, channels)
+    values: np.ndarray = tiles.mean(axis=(2, 4), dtype=np.float32).reshape(rows, -1) / 255.0
+    return values
+
+
+def _mistakes(probabilities: np.ndarray, test: Examples) -> list[Plot]:
+    """The pictures whose wrong answer was the most certain."""
+    answered = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(answered != test.targets)
+    if not len(wrong):
+        return []
+    surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:_MISTAKES_SHOWN]
+    figure, grid = new_figure(width=7.5, height=5.0, nrows=3, ncols=5)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, row in zip(grid.flat, surest, strict=False):
+        axes.imshow(test.inputs["image"][row].squeeze(), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(f"{test.labels[test.targets[row]]} taken for {test.labels[answered[row]]}", fontsize=8)
+    caption = f"The surest of {len(wrong)} mistakes on {len(test)} held-out pictures."
+    return [Plot("Mistakes", caption, figure)]
+
+
+PIPELINE = Cnn()
