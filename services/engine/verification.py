@@ -1,0 +1,232 @@
+"""What lies in a model repository, and whether it still answers as it did when it was exported.
+
+    for row in list_versions(Path("exported_models")):
+        result = verify(row.path)
+        print(result.name, result.version, result.ok, result.problems)
+
+Nothing here needs TensorFlow, unless a SavedModel's answers are asked for.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from services.engine.backend import CPU, Backend, BackendOptions, OnnxBackend
+from services.engine.request import DEFAULT_SIGNATURE
+from services.errors import CornetError, DataLoss, ModelNotFound, NotFound
+from services.manifest import (
+    MANIFEST_FILE,
+    ONNX_FILE,
+    SAMPLES_FILE,
+    SAVED_MODEL_FILE,
+    Manifest,
+    ParityRecord,
+    verify_files,
+)
+from services.parity import compare, read_samples, tolerance_for, tolerance_of
+
+ONNX = "onnx"
+SAVED_MODEL = "saved_model"
+_MARKS = {ONNX: ONNX_FILE, SAVED_MODEL: SAVED_MODEL_FILE}
+
+VERIFIED_BATCH_ROWS = 7
+"""Rows per call while parity is run again: odd, and neither the exporter's batch nor one of the server's usual ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One version of one model, as it lies on the disk.
+
+    `size` is in bytes. `status` is `exported` (with a manifest that can be read), `plain` (a model of another origin, without
+    a manifest), or the reason why it cannot be used. `metrics` has the primary figure first.
+    """
+
+    name: str
+    version: int
+    path: Path
+    formats: tuple[str, ...]
+    size: int
+    status: str
+    family: str = ""
+    task: str = ""
+    created: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    baseline: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def usable(self) -> bool:
+        return self.status in {"exported", "plain"}
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was checked of one version. `problems` empty means that all of it was as it should be.
+
+    `files` is the number of files whose hash was compared, `parity` what each format's answers to the stored rows are apart
+    from Keras's. `notes` say what was left out and why.
+    """
+
+    name: str
+    version: int
+    path: Path
+    files: int = 0
+    parity: tuple[ParityRecord, ...] = ()
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def list_versions(repository: Path) -> list[VersionRow]:
+    """Every version in a repository, by name and version; temporary directories of exports under way are no versions."""
+    rows = [_row(path) for path in _version_directories(repository)]
+    return sorted(rows, key=lambda row: (row.name, row.version))
+
+
+def select(rows: list[VersionRow], target: str | None) -> list[VersionRow]:
+    """The rows that `NAME` or `NAME/VERSION` means; all without a target. Raises ModelNotFound."""
+    if target is None:
+        return rows
+    name, _, version = target.partition("/")
+    chosen = [row for row in rows if row.name == name and (not version or str(row.version) == version)]
+    if not chosen:
+        names = sorted({row.name for row in rows})
+        known = f"Expected NAME or NAME/VERSION out of {', '.join(names)}." if names else "There are no models here."
+        raise ModelNotFound(name, int(version) if version.isdecimal() else None, known=known)
+    return chosen
+
+
+def verify(directory: Path, *, saved_model: bool = False) -> Verification:
+    """Compare a version's files with their recorded hashes, then its answers to the stored rows with Keras's.
+
+    ONNX is run by the server's own backend. `saved_model` asks for the SavedModel's answers too, which takes TensorFlow.
+    Nothing is raised for what is wrong with the version: it is reported.
+    """
+    base = Verification(directory.parent.name, int(directory.name), directory)
+    formats = _formats(directory)
+    try:
+        manifest = Manifest.read(directory)
+    except FileNotFoundError:
+        return _verify_plain(base, formats)
+    except (CornetError, OSError) as error:
+        return replace(base, problems=(f"{MANIFEST_FILE}: {error}",))
+    try:
+        verify_files(directory, manifest)
+    except (DataLoss, OSError) as error:
+        return replace(base, files=len(manifest.files), problems=(str(error),))
+    if SAMPLES_FILE not in manifest.files:
+        note = f"{SAMPLES_FILE} is not part of this version: hashes only"
+        return replace(base, files=len(manifest.files), notes=(note,))
+    return _verify_answers(replace(base, files=len(manifest.files)), manifest, formats, saved_model)
+
+
+def _verify_plain(base: Verification, formats: tuple[str, ...]) -> Verification:
+    """Without a manifest there is nothing to compare with; an ONNX file can at least be loaded."""
+    if not formats:
+        return replace(base, problems=(f"Expected {ONNX_FILE} or {SAVED_MODEL_FILE}. Received neither.",))
+    if ONNX in formats:
+        try:
+            OnnxBackend(base.path / ONNX_FILE, BackendOptions(providers=(CPU,))).close()
+        except CornetError as error:
+            return replace(base, problems=(str(error),))
+    return replace(base, notes=("no manifest: nothing to compare with",))
+
+
+def _verify_answers(
+    base: Verification, manifest: Manifest, formats: tuple[str, ...], saved_model: bool
+) -> Verification:
+    records: list[ParityRecord] = []
+    problems: list[str] = []
+    notes: list[str] = []
+    for format_ in formats:
+        if format_ == SAVED_MODEL and not saved_model:
+            continue
+        if format_ == SAVED_MODEL and find_spec("tensorflow") is None:
+            notes.append("saved_model not run: it takes the `tensorflow` extra")
+            continue
+        try:
+            records += _run_again(base.path, manifest, format_)
+        except CornetError as error:
+            problems.append(str(error))
+    return replace(base, parity=tuple(records), problems=tuple(problems), notes=tuple(notes))
+
+
+def _run_again(directory: Path, manifest: Manifest, format_: str) -> list[ParityRecord]:
+    inputs, answers = read_samples(directory)
+    known = {record.output: record for record in manifest.parity if record.format == format_}
+    backend = _open(directory, format_)
+    try:
+        got = _answer(backend, inputs)
+    finally:
+        backend.close()
+    missing = sorted(set(answers) - set(got))
+    if missing:
+        raise DataLoss(f"{format_}: expected the outputs {', '.join(answers)}. Received none of {', '.join(missing)}.")
+    tolerances = {
+        output: tolerance_of(known[output]) if output in known else tolerance_for(want)
+        for output, want in answers.items()
+    }
+    return [compare(format_, output, got[output], want, tolerances[output]) for output, want in answers.items()]
+
+
+def _answer(backend: Backend, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    rows = len(next(iter(inputs.values()), ()))
+    parts = [
+        backend.run(DEFAULT_SIGNATURE, {name: a[start : start + VERIFIED_BATCH_ROWS] for name, a in inputs.items()}, ())
+        for start in range(0, rows, VERIFIED_BATCH_ROWS)
+    ]
+    if not parts:
+        raise DataLoss(f"Expected {SAMPLES_FILE} to hold rows. Received none.")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _open(directory: Path, format_: str) -> Backend:
+    if format_ == ONNX:
+        return OnnxBackend(directory / ONNX_FILE, BackendOptions(providers=(CPU,)))
+    from services.engine.savedmodel_backend import SavedModelBackend  # it imports TensorFlow
+
+    return SavedModelBackend(directory)
+
+
+def _row(path: Path) -> VersionRow:
+    formats = _formats(path)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    plain = VersionRow(path.parent.name, int(path.name), path, formats, size, "plain")
+    if not formats:
+        return replace(plain, status=f"no {' and no '.join(_MARKS.values())}")
+    try:
+        manifest = Manifest.read(path)
+    except FileNotFoundError:
+        return plain
+    except (CornetError, OSError) as error:
+        return replace(plain, status=str(error))
+    return replace(
+        plain,
+        status="exported",
+        family=manifest.family,
+        task=manifest.task,
+        created=manifest.created,
+        metrics=manifest.metrics,
+        baseline=manifest.baseline,
+    )
+
+
+def _formats(directory: Path) -> tuple[str, ...]:
+    return tuple(format_ for format_, mark in _MARKS.items() if (directory / mark).is_file())
+
+
+def _version_directories(repository: Path) -> Iterator[Path]:
+    if not repository.is_dir():
+        raise NotFound(f"Expected a folder of <name>/<version>/ directories. Received: {repository}.")
+    for model in repository.iterdir():
+        if model.is_dir() and not model.name.startswith("."):
+            yield from (path for path in model.iterdir() if path.is_dir() and _is_version(path.name))
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdigit()
