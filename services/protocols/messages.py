@@ -11,7 +11,7 @@ one process can hold both. protoc's own Python output cannot do that; hence the 
 from importlib.resources import files
 from typing import Any, Protocol
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
 from services.errors import InvalidArgument
@@ -19,6 +19,8 @@ from services.errors import InvalidArgument
 
 class MessageClass(Protocol):
     """What is used of a message class. The messages are `Any`: their fields are known at run time only."""
+
+    DESCRIPTOR: Any
 
     def __call__(self, **fields: Any) -> Any: ...
 
@@ -61,6 +63,9 @@ SignatureDefMap = _message("tensorflow.serving.SignatureDefMap")
 GetModelStatusRequest = _message("tensorflow.serving.GetModelStatusRequest")
 GetModelStatusResponse = _message("tensorflow.serving.GetModelStatusResponse")
 
+ModelServerConfig = _message("tensorflow.serving.ModelServerConfig")
+BatchingParameters = _message("tensorflow.serving.BatchingParameters")
+
 ServerLiveResponse = _message("inference.ServerLiveResponse")
 ServerReadyResponse = _message("inference.ServerReadyResponse")
 ModelReadyRequest = _message("inference.ModelReadyRequest")
@@ -80,4 +85,14 @@ def parse(message_class: MessageClass, data: bytes, name: str) -> Any:
     except DecodeError:
         raise InvalidArgument(
             f"Could not parse {name}: expected a serialised message. Received: {len(data)} bytes that are none."
+        ) from None
+
+
+def parse_text(message_class: MessageClass, text: str, name: str) -> Any:
+    """The message in protobuf's text format; `name` stands in the error. Raises InvalidArgument with line and column."""
+    try:
+        return text_format.Parse(text, message_class(), descriptor_pool=POOL)
+    except text_format.ParseError as error:
+        raise InvalidArgument(
+            f"{name}: expected {message_class.DESCRIPTOR.full_name} as text. Received: {error}."
         ) from None
