@@ -6,6 +6,7 @@ Sources: the Open Inference Protocol's gRPC part, and Triton's `grpc/infer_handl
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -51,8 +52,17 @@ _REFUSED_PARAMETERS = ("shared_memory_region", "classification")
 _NAME, _VERSION, _ID, _OUTPUT, _RAW = tag(1), tag(2), tag(3), tag(5), tag(6)
 
 
-def decode_infer(data: bytes) -> tuple[InferenceRequest, str]:
-    """The engine's request and the request's id out of a serialised ModelInferRequest.
+@dataclass(frozen=True, slots=True)
+class Infer:
+    """A decoded ModelInferRequest: what the engine is asked, the id to echo, and the time the caller allows, 0 for any."""
+
+    request: InferenceRequest
+    id: str
+    timeout_us: int
+
+
+def decode_infer(data: bytes) -> Infer:
+    """A serialised ModelInferRequest.
 
     Raises InvalidArgument for tensors that contradict themselves and Unimplemented for extensions that are not served;
     whether the tensors fit the model is for the engine to say.
@@ -64,7 +74,7 @@ def decode_infer(data: bytes) -> tuple[InferenceRequest, str]:
         version=decode_version(message.model_version),
         outputs=_requested_outputs(message.outputs),
     )
-    return request, message.id
+    return Infer(request, message.id, _timeout_us(message.parameters) if message.parameters else 0)
 
 
 def encode_infer(response: InferenceResponse, request_id: str) -> bytes:
@@ -198,6 +208,19 @@ def _requested_outputs(outputs: Any) -> tuple[str, ...]:
             _refuse(output.parameters, f'output "{output.name}"')
         names[output.name] = None
     return tuple(names)
+
+
+def _timeout_us(parameters: Mapping[str, Any]) -> int:
+    """The schedule policy extension's `timeout`. Other parameters are the client's own."""
+    if "timeout" not in parameters:
+        return 0
+    choice = parameters["timeout"].WhichOneof("parameter_choice")
+    timeout_us = getattr(parameters["timeout"], choice) if choice in {"int64_param", "uint64_param"} else -1
+    if timeout_us < 0:
+        raise InvalidArgument(
+            "Expected the parameter timeout in microseconds, an integer from 0. Received: another value."
+        )
+    return int(timeout_us)
 
 
 def _refuse(parameters: Mapping[str, Any], where: str) -> None:

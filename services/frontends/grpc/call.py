@@ -1,0 +1,166 @@
+"""What stands between a transport and a handler: calls, and the kinds of methods.
+
+Handlers see bytes and a `Call`, never a transport's own types, so that every transport serves the same table.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeAlias
+
+from services import errors
+from services.engine.request import InferenceResponse, Outcome
+from services.errors import CornetError, Internal
+from services.frontends.status import Dialect, grpc_code
+from services.telemetry.log import get_logger
+
+_log = get_logger(__name__)
+
+MAX_TEXT_BYTES = 1024
+"""TensorFlow Serving's bound on error texts; a client may send names of any length, and they come back in a header."""
+
+MetadataPairs: TypeAlias = Sequence[tuple[str, str | bytes]]
+
+Observe: TypeAlias = Callable[[str, str, str, int | None, int, float], None]
+"""`Metrics.observe_request`: protocol, method, model, version, canonical code, seconds."""
+
+
+def ignore(*_: object) -> None:
+    """An observer for servers without metrics."""
+
+
+class Call(ABC):
+    """One unary call in progress: what a handler may know of it, and the one answer it owes.
+
+    A handler ends in exactly one of `reply`, `fail` and `answer`, at once or later, on the loop's thread. What comes after
+    the first, or after the caller has gone, is dropped. `model` and `version` are what the handler found out for the
+    metrics. `deadline` is a point on the engine's clock (seconds), None where the caller set none.
+
+    A transport subclasses it with `_send` and `_send_error`, and calls `cancel` when the caller goes away.
+    """
+
+    def __init__(
+        self, method: "UnaryMethod", metadata: MetadataPairs, deadline: float | None, observe: Observe = ignore
+    ) -> None:
+        self.method = method
+        self.metadata = metadata
+        self.deadline = deadline
+        self.model = ""
+        self.version: int | None = None
+        self._observe = observe
+        self._started = perf_counter()
+        self._finished = False
+        self._on_cancel: Callable[[], None] | None = None
+
+    def reply(self, data: bytes) -> None:
+        """Answer with a serialised message."""
+        if self._finish(errors.OK):
+            self._send(data)
+
+    def fail(self, error: CornetError) -> None:
+        """Answer with an error."""
+        code = grpc_code(error, self.method.dialect)
+        if self._finish(code):
+            self._send_error(code, bounded(str(error)))
+
+    def answer(self, outcome: Outcome, encode: Callable[[InferenceResponse], bytes]) -> None:
+        """Answer with what the engine made of the request. Never raises: the engine's callbacks must not."""
+        if self._finished:
+            return
+        if isinstance(outcome, CornetError):
+            self.fail(outcome)
+            return
+        self.version = outcome.version
+        try:
+            data = encode(outcome)
+        except Exception as error:  # noqa: BLE001 - reported to the client and logged
+            self.fail(to_cornet(error, self.method.name))
+        else:
+            self.reply(data)
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called, once, if the caller goes away before the answer."""
+        self._on_cancel = callback
+
+    def cancel(self) -> None:
+        """The caller is gone: withdraw the work, and drop what is still answered."""
+        if self._finish(errors.CANCELLED) and self._on_cancel is not None:
+            self._on_cancel()
+
+    @abstractmethod
+    def _send(self, data: bytes) -> None:
+        """Carry the answer; called at most once, and never after `_send_error`."""
+
+    @abstractmethod
+    def _send_error(self, code: int, text: str) -> None:
+        """Carry a canonical code and a text of bounded length; called at most once, and never after `_send`."""
+
+    def _finish(self, code: int) -> bool:
+        """Whether this is the first end of the call; counts it."""
+        if self._finished:
+            return False
+        self._finished = True
+        method = self.method
+        seconds = perf_counter() - self._started
+        self._observe(method.protocol, method.name, self.model, self.version, code, seconds)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class StreamContext:
+    """What a stream's handler may know of its caller."""
+
+    metadata: MetadataPairs = ()
+
+
+UnaryHandler: TypeAlias = Callable[[bytes, Call], None]
+StreamHandler: TypeAlias = Callable[[AsyncIterator[bytes], StreamContext], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class UnaryMethod:
+    """One message in, one out. `protocol` and `name` are its labels in the metrics, `dialect` decides its status codes."""
+
+    protocol: str
+    name: str
+    handler: UnaryHandler
+    dialect: Dialect = Dialect.TYPED
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMethod:
+    """Messages in and messages out, any number of each. The handler raises CornetError to end with its code."""
+
+    protocol: str
+    name: str
+    handler: StreamHandler
+
+
+Method: TypeAlias = UnaryMethod | StreamMethod
+MethodTable: TypeAlias = dict[str, Method]
+"""Full method name, as `/inference.GRPCInferenceService/ModelInfer`, to what serves it."""
+
+
+def serve(method: UnaryMethod, data: bytes, call: Call) -> None:
+    """Run a unary handler; whatever it raises becomes the call's answer."""
+    try:
+        method.handler(data, call)
+    except Exception as error:  # noqa: BLE001 - reported to the client and logged
+        call.fail(to_cornet(error, method.name))
+
+
+def to_cornet(error: Exception, name: str) -> CornetError:
+    """The error itself, or for one nobody foresaw an Internal without its text; that goes to the log."""
+    if isinstance(error, CornetError):
+        return error
+    _log.error("grpc method failed", cause=error, method=name)
+    return Internal("The server failed unexpectedly; its log says why.")
+
+
+def bounded(text: str) -> str:
+    """The text, cut where it is longer than a status message may be."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= MAX_TEXT_BYTES:
+        return text
+    return encoded[:MAX_TEXT_BYTES].decode(errors="ignore") + "...TRUNCATED"

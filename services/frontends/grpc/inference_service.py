@@ -1,0 +1,92 @@
+"""inference.GRPCInferenceService: the Open Inference Protocol's liveness, metadata and inference."""
+
+from collections.abc import Callable
+
+from services.engine.engine import Engine
+from services.engine.manager import VersionState
+from services.engine.request import DEFAULT_SIGNATURE, InferenceResponse
+from services.errors import ModelNotFound, SignatureNotFound
+from services.frontends.grpc.call import Call, MethodTable, UnaryHandler, UnaryMethod
+from services.frontends.status import Dialect
+from services.protocols import oip_grpc
+from services.protocols.oip_rest import EXTENSIONS
+from services.server_info import ServerInfo
+
+SERVICE = "inference.GRPCInferenceService"
+PROTOCOL = "oip-grpc"
+
+
+class InferenceService:
+    """The Open Inference Protocol on one engine. `clock` is the engine's, in seconds."""
+
+    def __init__(self, engine: Engine, info: ServerInfo, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._info = info
+        self._clock = clock
+
+    def methods(self) -> MethodTable:
+        handlers: dict[str, UnaryHandler] = {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ModelReady": self.model_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelMetadata": self.model_metadata,
+            "ModelInfer": self.model_infer,
+        }
+        return {
+            f"/{SERVICE}/{name}": UnaryMethod(PROTOCOL, name, handler, Dialect.OIP)
+            for name, handler in handlers.items()
+        }
+
+    def server_live(self, data: bytes, call: Call) -> None:  # noqa: ARG002 - the request has no fields
+        call.reply(oip_grpc.encode_server_live(True))
+
+    def server_ready(self, data: bytes, call: Call) -> None:  # noqa: ARG002 - the request has no fields
+        call.reply(oip_grpc.encode_server_ready(self._engine.ready))
+
+    def model_ready(self, data: bytes, call: Call) -> None:
+        model, version = oip_grpc.decode_model_request(data, ready=True)
+        call.model = model
+        call.reply(oip_grpc.encode_model_ready(is_ready(self._engine, model, version)))
+
+    def server_metadata(self, data: bytes, call: Call) -> None:  # noqa: ARG002 - the request has no fields
+        call.reply(oip_grpc.encode_server_metadata(self._info.name, self._info.version, EXTENSIONS))
+
+    def model_metadata(self, data: bytes, call: Call) -> None:
+        model, version = oip_grpc.decode_model_request(data, ready=False)
+        call.model = model
+        with self._engine.acquire(model, version) as handle:
+            servable = handle.servable
+            call.version = servable.version
+            signature = servable.signatures.get(DEFAULT_SIGNATURE)
+            if signature is None:
+                raise SignatureNotFound(DEFAULT_SIGNATURE, tuple(servable.signatures))
+            versions = [servable.version] if version is not None else self._available(model)
+            call.reply(oip_grpc.encode_model_metadata(servable.name, versions, servable.platform, signature))
+
+    def model_infer(self, data: bytes, call: Call) -> None:
+        infer = oip_grpc.decode_infer(data)
+        request = infer.request
+        call.model = request.model
+        request.deadline = call.deadline
+        if infer.timeout_us:
+            asked = self._clock() + infer.timeout_us / 1e6
+            request.deadline = asked if call.deadline is None else min(asked, call.deadline)
+
+        def encode(response: InferenceResponse) -> bytes:
+            return oip_grpc.encode_infer(response, infer.id)
+
+        pending = self._engine.submit(request, lambda outcome: call.answer(outcome, encode))
+        call.on_cancel(pending.cancel)
+
+    def _available(self, model: str) -> list[int]:
+        statuses = self._engine.statuses(model)
+        return sorted(status.version for status in statuses if status.state is VersionState.AVAILABLE)
+
+
+def is_ready(engine: Engine, model: str, version: int | None = None) -> bool:
+    """Whether the model answers; one that is not known does not, and asking is no error, as in Triton."""
+    try:
+        return engine.is_ready(model, version)
+    except ModelNotFound:
+        return False

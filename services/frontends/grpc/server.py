@@ -1,0 +1,197 @@
+"""The grpcio transport: carries the method table over HTTP/2, and knows nothing of what the methods do."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, NoReturn, Self
+
+import grpc
+
+from services import errors
+from services.errors import CornetError, ShuttingDown, Unavailable
+from services.frontends.grpc.call import (
+    Call,
+    Method,
+    MethodTable,
+    Observe,
+    StreamContext,
+    StreamMethod,
+    UnaryMethod,
+    bounded,
+    ignore,
+    serve,
+    to_cornet,
+)
+
+MAX_MESSAGE_BYTES = 2**31 - 1
+"""What TensorFlow Serving and Triton allow, in both directions."""
+
+_STATUS = {status.value[0]: status for status in grpc.StatusCode}
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcOptions:
+    """`max_message_bytes` bounds what is received (beyond it: RESOURCE_EXHAUSTED). `reuse_port` lets several processes share
+    the port. `compression` (`gzip` or `deflate`) compresses answers; compressed requests are taken either way.
+    """
+
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    reuse_port: bool = False
+    compression: str | None = None
+
+
+class GrpcServer:
+    """One port that serves a method table.
+
+        server = GrpcServer(build_methods(engine, info), "127.0.0.1", 0)
+        port = await server.start()
+        await server.stop(grace_s=10)
+
+    `start` returns the bound port, of the machine's choosing where 0 was asked for, and raises Unavailable where it cannot be
+    had. `stop` refuses new calls at once, ends streams, and gives running calls `grace_s` seconds before it cancels them.
+    `clock` must be the engine's: deadlines are points on it. All of it runs on one event loop.
+    """
+
+    def __init__(
+        self,
+        methods: MethodTable,
+        host: str,
+        port: int,
+        *,
+        options: GrpcOptions | None = None,
+        observe: Observe = ignore,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._methods = methods
+        self._host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        self._port = port
+        self._options = options or GrpcOptions()
+        self._observe = observe
+        self._clock = clock
+        self._server: Any = None
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    async def start(self) -> int:
+        options = self._options
+        handlers = _Handlers({name: self._handler(method) for name, method in self._methods.items()})
+        server = grpc.aio.server(
+            handlers=(handlers,),
+            options=(
+                ("grpc.max_receive_message_length", options.max_message_bytes),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.so_reuseport", int(options.reuse_port)),
+            ),
+            compression=None if options.compression is None else _compression(options.compression),
+        )
+        address = f"{self._host}:{self._port}"
+        try:
+            port: int = server.add_insecure_port(address)
+        except RuntimeError:
+            raise Unavailable(
+                f"Cannot listen for gRPC on {address}: expected a free port on an address of this machine."
+            ) from None
+        await server.start()
+        self._server = server
+        return port
+
+    async def stop(self, grace_s: float) -> None:
+        if self._server is None:
+            return
+        self._stopping = True
+        for task in self._streams:
+            task.cancel()
+        await self._server.stop(grace_s)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop(grace_s=0)
+
+    def _handler(self, method: Method) -> Any:
+        if isinstance(method, UnaryMethod):
+            return grpc.unary_unary_rpc_method_handler(self._unary(method))
+        return grpc.stream_stream_rpc_method_handler(self._stream(method))
+
+    def _unary(self, method: UnaryMethod) -> Callable[[bytes, Any], Any]:
+        async def handle(data: bytes, context: Any) -> bytes:
+            remaining_s = context.time_remaining()
+            deadline = None if remaining_s is None else self._clock() + remaining_s
+            call = _AioCall(method, context.invocation_metadata() or (), deadline, self._observe)
+            serve(method, data, call)
+            try:
+                answer = await call.answered
+            except asyncio.CancelledError:
+                call.cancel()
+                raise
+            if not isinstance(answer, bytes):
+                await _abort(context, *answer)
+            return answer
+
+        return handle
+
+    def _stream(self, method: StreamMethod) -> Callable[[Any, Any], AsyncIterator[bytes]]:
+        async def handle(requests: Any, context: Any) -> AsyncIterator[bytes]:
+            task = asyncio.current_task()
+            if task is not None:
+                self._streams.add(task)
+            try:
+                async for data in method.handler(aiter(requests), StreamContext(context.invocation_metadata() or ())):
+                    yield data
+            except asyncio.CancelledError:
+                if not self._stopping:
+                    raise
+                await _abort_with(context, ShuttingDown("The server is shutting down."))
+            except Exception as error:  # noqa: BLE001 - reported to the client and logged
+                await _abort_with(context, to_cornet(error, method.name))
+            finally:
+                self._streams.discard(task)  # type: ignore[arg-type] # None was never added
+
+        return handle
+
+
+class _AioCall(Call):
+    """A call whose answer somebody awaits."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.answered: asyncio.Future[bytes | tuple[int, str]] = asyncio.get_running_loop().create_future()
+
+    def _send(self, data: bytes) -> None:
+        self._resolve(data)
+
+    def _send_error(self, code: int, text: str) -> None:
+        self._resolve((code, text))
+
+    def _resolve(self, answer: bytes | tuple[int, str]) -> None:
+        if not self.answered.done():
+            self.answered.set_result(answer)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Finds a method by its full name; grpcio answers UNIMPLEMENTED where there is none."""
+
+    def __init__(self, handlers: dict[str, Any]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: Any) -> Any:
+        return self._handlers.get(handler_call_details.method)
+
+
+def _compression(name: str) -> Any:
+    try:
+        return {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}[name]
+    except KeyError:
+        raise errors.InvalidArgument(f"Expected a gRPC compression out of gzip, deflate. Received: {name!r}.") from None
+
+
+async def _abort_with(context: Any, error: CornetError) -> NoReturn:
+    await _abort(context, error.code, bounded(str(error)))
+
+
+async def _abort(context: Any, code: int, text: str) -> NoReturn:
+    """End the call with a status: `abort` raises what makes grpcio send it."""
+    raise await context.abort(_STATUS[code], text)
