@@ -1,0 +1,155 @@
+"""From a version directory to a warm servable. Runs in a thread: files are read and hashed, and the model is tried."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from services.engine.backend import Backend, BackendOptions, OnnxBackend
+from services.engine.costs import CostTable, elements_of
+from services.engine.model_config import BatchingOptions, ModelConfig
+from services.engine.servable import Servable
+from services.errors import CornetError, DataLoss, ManifestError
+from services.manifest import ONNX_FILE, SAVED_MODEL_FILE, Manifest, sha256
+from services.tensors import DYNAMIC, Signature, TensorSpec
+
+_WARM_ENOUGH_S = 0.02  # a batch beyond this never runs on the loop, and one size or two have warmed the model up
+_WARM_AXIS = 8  # length given to variable axes
+_REPEATS = 3
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """`verify_hashes`: compare model.onnx and the processor's assets with the hashes in the manifest.
+
+    ONNX Runtime loads a file whose weights were damaged without a word, so the hash is the only witness. It costs about a
+    millisecond per 2 MB (60 MB of VGG16: 30 to 50 ms, where opening the session takes 100), hence on by default.
+    """
+
+    backend: BackendOptions = field(default_factory=BackendOptions)
+    verify_hashes: bool = True
+
+
+def load(config: ModelConfig, version: int, path: Path, options: LoadOptions) -> Servable:
+    """Load, check and warm up one version. Raises CornetError with the reason, fit for a client."""
+    manifest = _manifest(path)
+    if manifest is not None and options.verify_hashes:
+        _verify_hashes(path, manifest)
+    backend = open_backend(path, options.backend)
+    try:
+        signatures = backend.signatures if manifest is None else _agreed(manifest, backend)
+        batching = config.batching.resolve(None if manifest is None else manifest.batching)
+        costs = {key: warm_up(backend, key, signature, batching) for key, signature in signatures.items()}
+    except BaseException:
+        backend.close()
+        raise
+    return Servable(
+        config.name, version, path, backend, signatures=signatures, manifest=manifest, batching=batching, costs=costs
+    )
+
+
+def open_backend(path: Path, options: BackendOptions) -> Backend:
+    """The backend for a version directory: ONNX where there is a model.onnx, else its SavedModel. Raises CornetError."""
+    if (path / ONNX_FILE).is_file():
+        return OnnxBackend(path / ONNX_FILE, options)
+    if (path / SAVED_MODEL_FILE).is_file():
+        from services.engine.savedmodel_backend import SavedModelBackend
+
+        return SavedModelBackend(path)
+    raise DataLoss(f"Expected {ONNX_FILE} or {SAVED_MODEL_FILE} in the version directory. Received: neither.")
+
+
+def warm_up(backend: Backend, key: str, signature: Signature, batching: BatchingOptions) -> CostTable:
+    """Run every allowed batch size, or powers of two up to the largest while they are quick, and time them.
+
+    The inputs are zeros, and a model may rightly refuse those: that is no failure, it is then served cold.
+    """
+    costs = CostTable()
+    for rows in _warm_up_rows(signature, batching):
+        inputs = {spec.name: _zeros(spec, rows) for spec in signature.inputs}
+        try:
+            seconds = min(_timed(backend, key, inputs) for _ in range(_REPEATS if rows == 1 else 2))
+        except CornetError as error:
+            logger.info("a model could not be warmed up with zeros: %s", error)
+            break
+        costs.observe(elements_of(inputs), seconds)
+        if seconds > _WARM_ENOUGH_S and not batching.allowed_batch_rows:
+            break
+    return costs
+
+
+def _warm_up_rows(signature: Signature, batching: BatchingOptions) -> tuple[int, ...]:
+    if not signature.batchable:
+        return (1,)
+    if batching.allowed_batch_rows:
+        return batching.allowed_batch_rows
+    powers = [1 << i for i in range(batching.max_batch_rows.bit_length())]
+    return tuple(dict.fromkeys([*powers, batching.max_batch_rows]))
+
+
+def _timed(backend: Backend, key: str, inputs: Mapping[str, np.ndarray]) -> float:
+    began = perf_counter()
+    backend.run(key, inputs, ())
+    return perf_counter() - began
+
+
+def _zeros(spec: TensorSpec, rows: int) -> np.ndarray:
+    shape = list(spec.shape or ())
+    for axis, length in enumerate(shape):
+        if length == DYNAMIC:
+            shape[axis] = rows if axis == 0 else _WARM_AXIS
+    return np.full(shape, b"", object) if spec.dtype.is_string else np.zeros(shape, spec.dtype.numpy)
+
+
+def _manifest(path: Path) -> Manifest | None:
+    try:
+        return Manifest.read(path)
+    except FileNotFoundError:
+        return None
+
+
+def _verify_hashes(path: Path, manifest: Manifest) -> None:
+    """Compare what serving reads with its recorded hashes; the whole directory is `cornet models verify`'s work."""
+    names = {ONNX_FILE, *(manifest.processor.files if manifest.processor else ())}
+    for name in sorted(names & set(manifest.files)):
+        if not (path / name).is_file():
+            raise DataLoss(f"The manifest names {name}. Received: no such file.")
+        found = sha256(path / name)
+        if found != manifest.files[name]:
+            raise DataLoss(f"{name}: expected SHA-256 {manifest.files[name]}, as in the manifest. Received: {found}.")
+
+
+def _agreed(manifest: Manifest, backend: Backend) -> Mapping[str, Signature]:
+    """The manifest's signatures, once the model file is known to have them. Raises ManifestError."""
+    for key, promised in manifest.signatures.items():
+        real = backend.signatures.get(key)
+        if real is None:
+            known = ", ".join(backend.signatures)
+            raise ManifestError(f"manifest.signatures.{key}: expected one that the model has, {known}.")
+        for side in ("inputs", "outputs"):
+            _compare(f"manifest.signatures.{key}.{side}", getattr(promised, side), getattr(real, side))
+    return manifest.signatures
+
+
+def _compare(where: str, promised: tuple[TensorSpec, ...], real: tuple[TensorSpec, ...]) -> None:
+    by_name = {spec.name: spec for spec in real}
+    if {spec.name for spec in promised} != set(by_name):
+        raise ManifestError(
+            f"{where}: expected the model's own, {', '.join(sorted(by_name))}. "
+            f"Received: {', '.join(sorted(spec.name for spec in promised))}."
+        )
+    for spec in promised:
+        if spec.dtype != by_name[spec.name].dtype or not _compatible(spec.shape, by_name[spec.name].shape):
+            raise ManifestError(f"{where}: expected {by_name[spec.name]}, as in the model file. Received: {spec}.")
+
+
+def _compatible(promised: tuple[int, ...] | None, real: tuple[int, ...] | None) -> bool:
+    """Whether the model can keep the promise: an axis may be promised more narrowly than the model needs, never wider."""
+    if promised is None or real is None:
+        return real is None
+    return len(promised) == len(real) and all(r in (DYNAMIC, p) for p, r in zip(promised, real, strict=True))
