@@ -7,9 +7,10 @@ model_servers/get_model_status_impl.cc, for which fields count, what answers ech
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from services import errors
+from services.engine.manager import VersionStatus
 from services.engine.request import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse
 from services.errors import InvalidArgument, NotFound
 from services.protocols import tensor_proto
@@ -25,9 +26,6 @@ from services.protocols.messages import (
 )
 from services.protocols.wire import delimited, tag, text, varint
 from services.tensors import Signature, TensorSpec
-
-if TYPE_CHECKING:
-    from services.engine.manager import VersionStatus
 
 SIGNATURE_DEF = "signature_def"
 _PREDICT_METHOD = "tensorflow/serving/predict"
@@ -109,7 +107,7 @@ def decode_status_request(data: bytes) -> tuple[str, int | None]:
     return spec.name, spec.version.value if spec.HasField("version") else None
 
 
-def encode_statuses(statuses: Iterable["VersionStatus"]) -> bytes:
+def encode_statuses(statuses: Iterable[VersionStatus]) -> bytes:
     """The serialised GetModelStatusResponse."""
     message = GetModelStatusResponse()
     for status in statuses:

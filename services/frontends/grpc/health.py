@@ -1,7 +1,7 @@
 """grpc.health.v1.Health: Check and Watch.
 
 A name is '' for the whole server, one of the services, or a model. The first two serve while the engine is ready: while it
-starts and while it drains they do not. A model serves while one of its versions is available and the server is not draining.
+starts and while it drains they do not. A model serves while one of its versions is available.
 """
 
 import asyncio

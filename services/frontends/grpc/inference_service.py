@@ -1,7 +1,5 @@
 """inference.GRPCInferenceService: the Open Inference Protocol's liveness, metadata and inference."""
 
-from collections.abc import Callable
-
 from services.engine.engine import Engine
 from services.engine.manager import VersionState
 from services.engine.request import DEFAULT_SIGNATURE, InferenceResponse
@@ -17,12 +15,11 @@ PROTOCOL = "oip-grpc"
 
 
 class InferenceService:
-    """The Open Inference Protocol on one engine. `clock` is the engine's, in seconds."""
+    """The Open Inference Protocol on one engine."""
 
-    def __init__(self, engine: Engine, info: ServerInfo, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, info: ServerInfo) -> None:
         self._engine = engine
         self._info = info
-        self._clock = clock
 
     def methods(self) -> MethodTable:
         handlers: dict[str, UnaryHandler] = {
@@ -70,7 +67,7 @@ class InferenceService:
         call.model = request.model
         request.deadline = call.deadline
         if infer.timeout_us:
-            asked = self._clock() + infer.timeout_us / 1e6
+            asked = self._engine.clock() + infer.timeout_us / 1e6
             request.deadline = asked if call.deadline is None else min(asked, call.deadline)
 
         def encode(response: InferenceResponse) -> bytes:

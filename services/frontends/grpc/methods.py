@@ -1,8 +1,5 @@
 """The one table of gRPC methods: full method name -> handler over bytes. Transports carry it, whichever they are."""
 
-from collections.abc import Callable
-from time import monotonic
-
 from services.engine.engine import Engine
 from services.frontends.grpc import health, inference_service, model_service, prediction_service
 from services.frontends.grpc.call import MethodTable
@@ -16,12 +13,12 @@ from services.server_info import ServerInfo
 _SERVED = (prediction_service.SERVICE, model_service.SERVICE, inference_service.SERVICE)
 
 
-def build_methods(engine: Engine, info: ServerInfo, *, clock: Callable[[], float] = monotonic) -> MethodTable:
-    """Every method the server has. `clock` is the engine's: seconds, monotonic."""
+def build_methods(engine: Engine, info: ServerInfo) -> MethodTable:
+    """Every method the server has."""
     return {
         **PredictionService(engine).methods(),
         **ModelService(engine).methods(),
-        **InferenceService(engine, info, clock).methods(),
+        **InferenceService(engine, info).methods(),
         **HealthService(engine, (*_SERVED, health.SERVICE)).methods(),
         **ReflectionService((*_SERVED, health.SERVICE)).methods(),
     }

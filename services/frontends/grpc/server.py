@@ -70,7 +70,7 @@ class GrpcServer:
         self._observe = observe
         self._clock = clock
         self._server: Any = None
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._streams: set[Any] = set()
         self._stopping = False
 
     async def start(self) -> int:
@@ -136,8 +136,7 @@ class GrpcServer:
     def _stream(self, method: StreamMethod) -> Callable[[Any, Any], AsyncIterator[bytes]]:
         async def handle(requests: Any, context: Any) -> AsyncIterator[bytes]:
             task = asyncio.current_task()
-            if task is not None:
-                self._streams.add(task)
+            self._streams.add(task)
             try:
                 async for data in method.handler(aiter(requests), StreamContext(context.invocation_metadata() or ())):
                     yield data
@@ -148,7 +147,7 @@ class GrpcServer:
             except Exception as error:  # noqa: BLE001 - reported to the client and logged
                 await _abort_with(context, to_cornet(error, method.name))
             finally:
-                self._streams.discard(task)  # type: ignore[arg-type] # None was never added
+                self._streams.discard(task)
 
         return handle
 
@@ -171,7 +170,7 @@ class _AioCall(Call):
             self.answered.set_result(answer)
 
 
-class _Handlers(grpc.GenericRpcHandler):
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio has no types
     """Finds a method by its full name; grpcio answers UNIMPLEMENTED where there is none."""
 
     def __init__(self, handlers: dict[str, Any]) -> None:
