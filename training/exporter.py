@@ -11,6 +11,7 @@ Keras's answers to them, and manifest.json. It appears in one rename when all of
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ from services.parity import write_samples
 from services.processing import Processor
 from services.tensors import Signature, dtype_of
 from training import gate
-from training.formats import serving_function, write_onnx, write_saved_model
+from training.formats import OPSET, serving_function, write_onnx, write_saved_model
 from training.pipeline import Arrays, ServingModel
 from training.publishing import Staging, writing
 
@@ -43,6 +44,10 @@ MOST_SAMPLES = 256
 LEAST_SAMPLES = 8
 SAMPLES_BYTES = 2_000_000
 """Held-out rows that are stored: as many as fit here, within the two numbers above."""
+
+
+_TENSOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+"""What TensorFlow, ONNX and JSON clients all take as it is."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,11 @@ def export(
         batching=serving.batching,
         metrics=_finite(metrics, "metrics"),
         baseline=_finite(baseline, "baseline"),
-        provenance=replace(provenance, base_weights=provenance.base_weights or serving.base_weights),
+        provenance=replace(
+            provenance,
+            base_weights=provenance.base_weights or serving.base_weights,
+            packages={**provenance.packages, "onnx-opset": str(OPSET)},
+        ),
     )
     with Staging(repository, name) as staging, writing(f"version of {name} in {repository}"):
         manifest = _write(staging.path, serving, manifest, processor, rows, tell)
@@ -164,6 +173,11 @@ def _check(signature: Signature, task: str) -> None:
                 f"Expected numbers or booleans: strings are a processor's work, before the model. Received: {spec}."
             )
     names = [spec.name for spec in specs]
+    wrong = [name for name in names if not _TENSOR_NAME.fullmatch(name)]
+    if wrong:
+        raise InvalidArgument(
+            f"Expected tensor names of letters, digits and '_' that start with a letter. Received: {', '.join(wrong)}."
+        )
     if len(set(names)) != len(names):
         raise InvalidArgument(f"Expected each tensor to have a name of its own. Received: {', '.join(names)}.")
 
