@@ -26,7 +26,8 @@ class TabularEncoding(keras.layers.Layer):  # type: ignore[misc]  # keras ships 
         self.numeric = [i for i, column in enumerate(columns) if column.kind == "numeric"]
         self.categories = {i: len(c.categories) for i, c in enumerate(columns) if c.kind == "categorical"}
         values = features[:, self.numeric].astype(np.float64)
-        self._gappy = [i for i, gaps in enumerate(np.isnan(values).any(axis=0)) if gaps]
+        self._gappy = np.flatnonzero(np.isnan(values).any(axis=0))
+        self.indicators = len(self._gappy)
         self.mean = np.nanmean(values, axis=0).astype(np.float32)
         spread = np.nanstd(values, axis=0)
         steady = spread <= _SMALLEST_SPREAD * np.maximum(1, np.abs(self.mean))
@@ -40,8 +41,8 @@ class TabularEncoding(keras.layers.Layer):  # type: ignore[misc]  # keras ships 
             missing = keras.ops.isnan(numeric)
             filled = keras.ops.where(missing, self.mean, numeric)
             parts.append((filled - self.mean) / self.spread)
-            if self._gappy:
-                parts.append(keras.ops.cast(keras.ops.take(missing, np.array(self._gappy), axis=1), "float32"))
+            if self.indicators:
+                parts.append(keras.ops.cast(keras.ops.take(missing, self._gappy, axis=1), "float32"))
             if len(self._bins[0]):
                 column, low, width = self._bins
                 parts.append(keras.ops.clip((keras.ops.take(filled, column, axis=1) - low) / width, 0.0, 1.0))
@@ -49,6 +50,41 @@ class TabularEncoding(keras.layers.Layer):  # type: ignore[misc]  # keras ships 
             codes = np.arange(count, dtype=np.float32)
             parts.append(keras.ops.cast(keras.ops.equal(features[:, index : index + 1], codes), "float32"))
         return keras.ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+class TabularDecoding(keras.layers.Layer):  # type: ignore[misc]  # keras ships no types
+    """The way back from an encoding without bins: f32 `[B, E]` to raw features f32 `[B, F]`.
+
+    A categorical column's answer is the index of its strongest category.
+    """
+
+    def __init__(self, encoding: TabularEncoding) -> None:
+        super().__init__(trainable=False, name="decoding")
+        self._encoding = encoding
+        order = [*encoding.numeric, *encoding.categories]
+        self._places = np.argsort(order).astype(np.int32)
+
+    def call(self, encoded: keras.KerasTensor) -> keras.KerasTensor:
+        encoding = self._encoding
+        numeric = len(encoding.numeric)
+        parts = [encoded[:, :numeric] * encoding.spread + encoding.mean] if numeric else []
+        start = numeric + encoding.indicators
+        for count in encoding.categories.values():
+            strongest = keras.ops.argmax(encoded[:, start : start + count], axis=1)
+            parts.append(keras.ops.cast(strongest, "float32")[:, None])
+            start += count
+        return keras.ops.take(keras.ops.concatenate(parts, axis=1), self._places, axis=1)
+
+
+class Threshold(keras.layers.Layer):  # type: ignore[misc]  # keras ships no types
+    """Whether a score f32 `[B]` is above a fixed value: bool `[B]`."""
+
+    def __init__(self, threshold: float, name: str) -> None:
+        super().__init__(trainable=False, name=name)
+        self.threshold = threshold
+
+    def call(self, score: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.ops.greater(score, self.threshold)
 
 
 def _intervals(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -40,6 +40,16 @@ class TabularOptions(CommonOptions):
     """Columns to leave out, such as identifiers."""
 
 
+@dataclass(frozen=True)
+class SupervisedOptions(TabularOptions):
+    """Options of the families that learn a target with a stack of dense layers."""
+
+    units: Annotated[tuple[int, ...], Bounds(1)] = (128, 128)
+    """Width of each hidden layer; their number is the depth."""
+    bins: Annotated[int, Bounds(0, 256)] = 0
+    """Intervals per numeric column of a piecewise-linear code beside the plain value; 0 for none."""
+
+
 OptionsT = TypeVar("OptionsT", bound=TabularOptions)
 
 

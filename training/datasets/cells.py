@@ -63,11 +63,9 @@ def _text(path: Path, categorical: Sequence[str]) -> Columns:
         names = ["class", *(f"x{index}" for index in range(1, len(lines[0].split())))]
         rows = list(_rows(path, names, enumerate((line.split() for line in lines), start=1)))
     else:
-        reader = iter(lines and _split(path, text, separator))
-        number, header = next(reader)
-        names = _header(path, header)
+        reader = _split(path, text, separator)
+        names = _header(path, next(reader)[1])
         rows = list(_rows(path, names, reader))
-        del number
     if not rows:
         raise DataError(f"{path.name}: expected rows below the header. Found none.")
     comma = separator != "," and _decimal_comma(rows)

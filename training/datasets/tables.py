@@ -25,11 +25,12 @@ _FEW_CATEGORIES = 50
 class Table:
     """Feature columns by name (f64 with NaN for missing, or object arrays of `str | None`) and the target.
 
-    `target` is f64 `[rows]` for a number, an object array of `str` for classes, `None` for an unlabelled table.
+    `target` is f64 `[rows]` for a number, int64 `[rows]` indices into `labels` for classes, `None` for an unlabelled table.
     """
 
     columns: Columns
-    target: np.ndarray | None
+    target: np.ndarray | None = None
+    labels: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -37,7 +38,7 @@ class Table:
     def take(self, rows: np.ndarray) -> "Table":
         """The rows at the given indices, in that order."""
         columns = {name: column[rows] for name, column in self.columns.items()}
-        return Table(columns, None if self.target is None else self.target[rows])
+        return Table(columns, None if self.target is None else self.target[rows], self.labels)
 
 
 def load_table(
@@ -63,17 +64,23 @@ def load_table(
         raise DataError(f"{path.name}: expected at least {MIN_ROWS} rows. Found {rows}.")
     for column, values in columns.items():
         _check_feature(path.name, column, values)
-    if target is not None and name is not None:
-        _check_present(path.name, name, target)
-        target = numbers(path.name, name, target) if kind == "number" else classes(path.name, name, target)
-    return Loaded(Table(columns, target), path.name, sha256(path))
+    if target is None or name is None:
+        return Loaded(Table(columns), path.name, sha256(path))
+    _check_present(path.name, name, target)
+    if kind == "number":
+        table = Table(columns, numbers(path.name, name, target))
+    else:
+        table = Table(columns, *classes(path.name, name, target, at_least=2 if kind == "class" else 1))
+    return Loaded(table, path.name, sha256(path))
 
 
-def bundled(name: str, features: np.ndarray, names: Sequence[str], target: np.ndarray) -> Loaded[Table]:
-    """A data set of an installed package as a table. `features` is `[rows, F]`; `target` numbers or texts `[rows]`."""
-    digest = hashlib.sha256(np.ascontiguousarray(features).tobytes() + str(target.tolist()).encode())
+def bundled(
+    name: str, features: np.ndarray, names: Sequence[str], target: np.ndarray, labels: Sequence[str] = ()
+) -> Loaded[Table]:
+    """A data set of an installed package as a table. `features` is `[rows, F]`; `target` as in `Table`."""
+    digest = hashlib.sha256(np.ascontiguousarray(features).tobytes() + np.ascontiguousarray(target).tobytes())
     columns = {str(key): features[:, index].astype(np.float64) for index, key in enumerate(names)}
-    return Loaded(Table(columns, target), name, digest.hexdigest())
+    return Loaded(Table(columns, target, tuple(str(label) for label in labels)), name, digest.hexdigest())
 
 
 def numbers(file: str, name: str, values: np.ndarray) -> np.ndarray:
@@ -89,20 +96,26 @@ def numbers(file: str, name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def classes(file: str, name: str, values: np.ndarray) -> np.ndarray:
-    """Class names as text, whole numbers without a decimal point. Raises DataError for one class, or a class of one row."""
-    texts = values if values.dtype == object else np.array([f"{value:.10g}" for value in values], dtype=object)
-    names, counts = np.unique(texts.astype(str), return_counts=True)
-    if len(names) < 2:
-        raise DataError(f"{file}, column {name!r}: expected at least two classes. Found only {names[0]!r}.")
-    if counts.min() < 2:
-        alone = names[counts < 2]
-        hint = " To predict a number, use the family regressor." if values.dtype != object and len(names) > 20 else ""
+def classes(file: str, name: str, values: np.ndarray, *, at_least: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class indices int64 `[rows]` and the labels, in the order of the numbers they stand for or of the alphabet.
+
+    A whole number is written without a decimal point. Raises DataError for one class alone, or a class of fewer than
+    `at_least` rows.
+    """
+    known, indices, counts = np.unique(
+        values if values.dtype != object else values.astype(str), return_inverse=True, return_counts=True
+    )
+    labels = tuple(str(value) if values.dtype == object else f"{value:.10g}" for value in known)
+    if len(labels) < 2:
+        raise DataError(f"{file}, column {name!r}: expected at least two classes. Found only {labels[0]!r}.")
+    if counts.min() < at_least:
+        rare = [label for label, count in zip(labels, counts, strict=True) if count < at_least]
+        hint = " To predict a number, use the family regressor." if values.dtype != object and len(labels) > 20 else ""
         raise DataError(
-            f"{file}, column {name!r}: expected at least two rows of every class. "
-            f"Found one of {len(alone)} of the {len(names)} classes, such as {alone[0]!r}.{hint}"
+            f"{file}, column {name!r}: expected at least {at_least} rows of every class. "
+            f"Found fewer for {len(rare)} of the {len(labels)} classes, such as {rare[0]!r}.{hint}"
         )
-    return texts
+    return indices.astype(np.int64), labels
 
 
 def _target_name(path: Path, wanted: str | None, columns: Columns, kind: TargetKind) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -10,11 +10,10 @@ from services.processing import Processor
 from services.tensors import BY_NAME, DYNAMIC, TensorSpec
 from training.datasets.tables import Table, bundled, load_table
 from training.evaluation import new_figure, regression_metrics
-from training.options import Bounds
 from training.pipeline import Arrays, Baseline, Examples, Loaded, Plot, ServingModel, Source, Split
 from training.splits import random_split
 from training.tabular import (
-    TabularOptions,
+    SupervisedOptions,
     TabularPipeline,
     baseline_features,
     columns_of,
@@ -29,15 +28,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RegressorOptions(TabularOptions):
+class RegressorOptions(SupervisedOptions):
     """Options of the regressor."""
 
-    units: Annotated[tuple[int, ...], Bounds(1)] = (128, 128)
-    """Width of each hidden layer; their number is the depth."""
     loss: Literal["mse", "mae", "huber", "log_cosh"] = "mse"
     """What training minimises, on the standardised target."""
-    bins: Annotated[int, Bounds(0, 256)] = 0
-    """Intervals per numeric column of a piecewise-linear code beside the plain value; 0 for none."""
 
 
 class Regressor(TabularPipeline[RegressorOptions]):
@@ -89,8 +84,8 @@ class Regressor(TabularPipeline[RegressorOptions]):
         initial_epoch: int = 0,
     ) -> None:
         mean, spread = _scale(train)
-        parts = [replace(part, targets=(part.targets - mean) / spread) for part in (train, validation)]
-        super().fit(model, *parts, options, callbacks, initial_epoch)
+        train, validation = (replace(part, targets=(part.targets - mean) / spread) for part in (train, validation))
+        super().fit(model, train, validation, options, callbacks, initial_epoch)
 
     def serving_model(
         self,

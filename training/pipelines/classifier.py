@@ -1,0 +1,126 @@
+"""A class from a row of a table: dense layers and a softmax."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from services.processing import Processor
+from services.tensors import BY_NAME, DYNAMIC, TensorSpec
+from training.datasets.tables import Table, bundled, load_table
+from training.evaluation import classification_metrics, confusion_plot
+from training.pipeline import Arrays, Baseline, Examples, Loaded, Plot, ServingModel, Source, Split
+from training.splits import stratified_split
+from training.tabular import (
+    SupervisedOptions,
+    TabularExamples,
+    TabularPipeline,
+    baseline_features,
+    columns_of,
+    dense_stack,
+    optimizer,
+    signature,
+    tabular,
+)
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class ClassifierOptions(SupervisedOptions):
+    """Options of the classifier."""
+
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weight of a row in the loss: equal, or by how rare its class is, so that every class weighs the same in sum."""
+
+
+class Classifier(TabularPipeline[ClassifierOptions]):
+    """Softmax over the classes, trained by categorical cross-entropy on class indices."""
+
+    family: ClassVar[str] = "classifier"
+    task: ClassVar[str] = "classification"
+    summary: ClassVar[str] = "Dense ReLU layers with a softmax over classes; default data: scikit-learn breast cancer."
+    options = ClassifierOptions
+    primary_metric: ClassVar[str] = "accuracy"
+
+    def load(self, source: Source, options: ClassifierOptions) -> Loaded[Table]:
+        if source.path is not None:
+            return load_table(source, "class", categorical=options.categorical, drop=options.drop)
+        from sklearn.datasets import load_breast_cancer
+
+        data = load_breast_cancer()
+        return bundled(
+            "scikit-learn breast cancer", data.data, data.feature_names, data.target.astype(np.int64), data.target_names
+        )
+
+    def split(self, data: Table, options: ClassifierOptions) -> Split[Table]:
+        parts = stratified_split(_indices(data), options)
+        return Split(data.take(parts.train), data.take(parts.validation), data.take(parts.test))
+
+    def targets(self, data: Table, options: ClassifierOptions) -> tuple[np.ndarray, tuple[str, ...]]:
+        return _indices(data), data.labels
+
+    def examples(self, data: Table, processor: Processor, options: ClassifierOptions) -> TabularExamples:
+        examples = super().examples(data, processor, options)
+        if options.class_weights == "none":
+            return examples
+        counts = np.bincount(examples.targets, minlength=len(data.labels))
+        weights = len(data) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return replace(examples, weights=weights[examples.targets].astype(np.float32))
+
+    def build(self, train: Examples, processor: Processor, options: ClassifierOptions) -> "keras.Model":
+        import keras
+
+        from training.layers import TabularEncoding
+
+        columns = tabular(processor).columns
+        features = keras.Input((len(columns),), name="features")
+        encoded = TabularEncoding(columns, train.inputs["features"], bins=options.bins)(features)
+        hidden = dense_stack(encoded, options.units, options)
+        probabilities = keras.layers.Dense(len(train.labels), activation="softmax", name="probabilities")(hidden)
+        model = keras.Model({"features": features}, probabilities)
+        model.compile(optimizer(options, len(train)), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+        return model
+
+    def serving_model(
+        self,
+        model: "keras.Model",
+        train: Examples,
+        validation: Examples,
+        processor: Processor,
+        options: ClassifierOptions,
+    ) -> ServingModel:
+        import keras
+
+        outputs = TensorSpec("probabilities", BY_NAME["float32"], (DYNAMIC, len(train.labels)))
+        return ServingModel(
+            keras.Model(model.input, {"probabilities": model.output}),
+            signature(len(tabular(processor).columns), outputs),
+            labels=train.labels,
+        )
+
+    def evaluate(self, outputs: Arrays, test: Examples, options: ClassifierOptions) -> dict[str, float]:
+        return classification_metrics(outputs["probabilities"], test.targets, test.labels)
+
+    def baseline(self, train: Examples, test: Examples, options: ClassifierOptions) -> Baseline:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+
+        logistic = make_pipeline(baseline_features(columns_of(train)), LogisticRegression(max_iter=5000))
+        logistic.fit(train.inputs["features"], train.targets)
+        probabilities = np.zeros((len(test), len(test.labels)), np.float32)
+        probabilities[:, logistic.classes_] = logistic.predict_proba(test.inputs["features"])
+        return Baseline("logistic regression", classification_metrics(probabilities, test.targets, test.labels))
+
+    def figures(self, outputs: Arrays, test: Examples, serving: ServingModel, options: ClassifierOptions) -> list[Plot]:
+        return [confusion_plot(outputs["probabilities"], test.targets, serving.labels)]
+
+
+def _indices(data: Table) -> np.ndarray:
+    if data.target is None:
+        raise ValueError("a table of classes has a target")
+    return data.target
+
+
+PIPELINE = Classifier()
