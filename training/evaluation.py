@@ -97,6 +97,20 @@ def confusion_plot(probabilities: np.ndarray, targets: np.ndarray, labels: Seque
     return Plot("Confusion matrix", "Rows off the diagonal are mistakes: which class is taken for which.", figure)
 
 
+def confidence_plot(probabilities: np.ndarray, targets: np.ndarray) -> Plot:
+    """How sure the answers were: the highest probability of each row, right answers beside wrong ones."""
+    sure = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == targets
+    figure, axes = new_figure()
+    edges = np.linspace(0.0, 1.0, 21)
+    axes.hist([sure[right], sure[~right]], bins=edges, stacked=True, label=["right", "wrong"])
+    axes.set_yscale("log")
+    axes.set_xlabel("probability of the answer")
+    axes.set_ylabel("rows")
+    axes.legend()
+    return Plot("Certainty", "Wrong answers should lie to the left; rows are counted on a logarithmic scale.", figure)
+
+
 def new_figure(*, width: float = 7.0, height: float = 4.0, **subplots: Any) -> "tuple[Figure, Any]":
     """A figure that no global state of matplotlib holds on to, and its axes; sizes in inches."""
     from matplotlib.figure import Figure
