@@ -56,13 +56,15 @@ def _pool() -> Any:
 def _stable_version(alpha: bytes) -> bytes:
     """The v1alpha file under the names of v1."""
     file = descriptor_pb2.FileDescriptorProto.FromString(alpha)
-    old, file.package = file.package, "grpc.reflection.v1"
+    old, new = f".{file.package}.", ".grpc.reflection.v1."
+    file.package = new.strip(".")
     file.name = "grpc/reflection/v1/reflection.proto"
     for message in file.message_type:
         for field in message.field:
-            field.type_name = field.type_name.replace(f".{old}.", f".{file.package}.")
+            if field.HasField("type_name"):
+                field.type_name = field.type_name.replace(old, new)
     for method in file.service[0].method:
-        method.input_type = method.input_type.replace(f".{old}.", f".{file.package}.")
-        method.output_type = method.output_type.replace(f".{old}.", f".{file.package}.")
+        method.input_type = method.input_type.replace(old, new)
+        method.output_type = method.output_type.replace(old, new)
     data: bytes = file.SerializeToString()
     return data
