@@ -1,0 +1,217 @@
+"""The composition root: settings to engine to front ends, and the orderly way down.
+
+Start: HTTP opens (`/livez` answers, `/readyz` says what is still loading), the models load, gRPC opens, the `ready` line is
+logged. Stop, on SIGTERM or SIGINT: readiness turns false, new
+connections are refused after `drain_delay_s`, running requests finish within `drain_timeout_s`, models unload. A second
+signal ends the process at once.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+import uvicorn
+import uvloop
+
+from services.engine.engine import Engine, EngineOptions
+from services.engine.model_config import ModelConfig, load_models_file
+from services.errors import FailedPrecondition, Internal
+from services.frontends.bento.app import TypedApp, typed_app
+from services.frontends.grpc.methods import build_methods
+from services.frontends.grpc.server import GrpcOptions, GrpcServer
+from services.frontends.rest.dispatcher import ASGIApp, Dispatcher
+from services.launch import READY_EVENT
+from services.server_info import ServerInfo
+from services.settings import Settings
+from services.telemetry.log import configure_logging, get_logger
+from services.telemetry.metrics import Metrics
+
+_log = get_logger("cornet")
+
+
+class Server:
+    """One process's engine and the front ends on it.
+
+    `start` loads the models and opens gRPC; HTTP is the caller's: `cornet serve` runs uvicorn on `http_app`, `bentoml
+    serve` mounts it. `stop` ends what `start` reached, also when that was only a part. `configs` names the models to
+    serve where the settings' own sources (models file, repository) are not to be used.
+    """
+
+    def __init__(self, settings: Settings, configs: Sequence[ModelConfig] | None = None) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.info = ServerInfo(name=settings.server_name)
+        if configs is None and settings.models_file is not None:
+            configs = load_models_file(settings.models_file)
+        self.engine = Engine(_engine_options(settings), configs, metrics=self.metrics)
+        self._grpc = GrpcServer(
+            build_methods(self.engine, self.info),
+            settings.host,
+            settings.grpc_port,
+            options=GrpcOptions(max_message_bytes=settings.grpc_max_message_bytes),
+            observe=self.metrics.observe_request,
+        )
+
+    def http_app(self, fallback: ASGIApp | None) -> Dispatcher:
+        """The ASGI app of the protocol routes; requests for any other path go to `fallback`."""
+        return Dispatcher(
+            self.engine,
+            info=self.info,
+            fallback=fallback,
+            max_body_bytes=self.settings.max_body_bytes,
+            metrics=self.metrics,
+        )
+
+    def typed_app(self) -> TypedApp:
+        """The app of the typed endpoints. It imports BentoML in the background, once it is first asked or prepared."""
+        return typed_app(self.engine, info=self.info, max_body_bytes=self.settings.max_body_bytes)
+
+    async def start(self) -> int:
+        """Load the initial models, open gRPC and return its port."""
+        await self.engine.start()
+        return await self._grpc.start()
+
+    async def drain(self) -> None:
+        """Turn readiness off, and give load balancers `drain_delay_s` to notice."""
+        self.engine.drain()
+        await asyncio.sleep(self.settings.drain_delay_s)
+
+    async def stop(self) -> None:
+        """Let running requests finish within `drain_timeout_s`, close gRPC and unload the models."""
+        await self._grpc.stop(self.settings.drain_timeout_s)
+        await self.engine.stop()
+
+
+def run(settings: Settings, configs: Sequence[ModelConfig] | None = None, *, http: bool = True) -> None:
+    """Serve until a signal. Returns after an orderly stop; raises CornetError where the server cannot start."""
+    configure_logging(settings.log_level, settings.log_format)
+    uvloop.run(_serve(Server(settings, configs), http=http))
+
+
+async def _serve(server: Server, *, http: bool) -> None:
+    settings = server.settings
+    stop = _stop_on_signals()
+    typed = server.typed_app() if http and settings.typed_endpoints else None
+    front = await _Http.start(server, typed) if http else None
+    try:
+        grpc_port = await server.start()
+        _log.info(
+            READY_EVENT,
+            grpc=f"{settings.host}:{grpc_port}",
+            http=front.url if front else None,
+            models=", ".join(server.engine.models()) or "none",
+        )
+        preparing = asyncio.create_task(_prepare(typed)) if typed is not None else None
+        await stop.wait()
+        if preparing is not None:
+            preparing.cancel()
+        _log.info("draining")
+        await server.drain()
+    finally:
+        await asyncio.gather(server.stop(), *([front.stop()] if front else []))
+    _log.info("stopped")
+
+
+async def _prepare(typed: TypedApp) -> None:
+    """Have the typed endpoints imported before somebody asks; both dialects serve meanwhile, and whatever comes of it."""
+    try:
+        await typed.prepare()
+    except Exception as error:  # noqa: BLE001 - reported; a typed request is answered with the same failure
+        _log.error("the typed endpoints failed to start", cause=error)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second of them ends the process as it would any other."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def begin() -> None:
+        for number in signals:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in signals:
+        loop.add_signal_handler(number, begin)
+    return stop
+
+
+class _Http:
+    """uvicorn in this loop, without its own signal handling."""
+
+    def __init__(self, server: uvicorn.Server, listener: socket.socket, url: str) -> None:
+        self.url = url
+        self._server = server
+        self._task = asyncio.create_task(server.serve([listener]), name="http")
+
+    @classmethod
+    async def start(cls, server: Server, fallback: ASGIApp | None) -> Self:
+        settings = server.settings
+        listener = _listen(settings.host, settings.http_port)
+        config = uvicorn.Config(
+            server.http_app(fallback),
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=settings.keep_alive_s,
+            timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+        )
+        front = cls(_SignalFree(config), listener, f"http://{_authority(listener)}")
+        while not front._server.started:
+            if front._task.done():
+                raise Internal("The HTTP front end failed to start; the log says why.")
+            await asyncio.sleep(0.005)
+        return front
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        await self._task
+
+
+class _SignalFree(uvicorn.Server):
+    """uvicorn re-raises the signals it catches after its shutdown; the composition root handles them instead."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound TCP socket. Raises FailedPrecondition where the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise FailedPrecondition(
+            f"Expected HTTP port {port} on {host} to be free. Received: {error.strerror}. Choose another with --http-port."
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _authority(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _engine_options(settings: Settings) -> EngineOptions:
+    return EngineOptions(
+        repository=settings.repository,
+        providers=settings.providers,
+        allow_cpu_fallback=settings.allow_cpu_fallback,
+        intra_op_threads=settings.intra_op_threads,
+        poll_interval_s=settings.poll_interval_s,
+        load_retries=settings.load_retries,
+        drain_timeout_s=settings.drain_timeout_s,
+    )
