@@ -148,7 +148,7 @@ class PuppetBackend:
 
 def write_half_plus_two(version: Path) -> Path:
     """`y = x / 2 + 2`, float32 `[-1, 1]` to `[-1, 1]`: TensorFlow Serving's own test model. Returns the model file."""
-    return _write(
+    return write_graph(
         version,
         [("Mul", ["x", "half"], ["h"]), ("Add", ["h", "two"], ["y"])],
         {"x": ("float32", (None, 1))},
@@ -159,7 +159,7 @@ def write_half_plus_two(version: Path) -> Path:
 
 def write_offset(version: Path, offset: float, *, width: int = 1) -> Path:
     """`y = x + offset`, float32 `[-1, width]`: two versions with different offsets can be told apart by their answers."""
-    return _write(
+    return write_graph(
         version,
         [("Add", ["x", "offset"], ["y"])],
         {"x": ("float32", (None, width))},
@@ -170,12 +170,12 @@ def write_offset(version: Path, offset: float, *, width: int = 1) -> Path:
 
 def write_identity(version: Path, dtype: str = "float32", shape: Shape = (None, None)) -> Path:
     """`y = x` for any element type of the table (`string` included) and any shape."""
-    return _write(version, [("Identity", ["x"], ["y"])], {"x": (dtype, shape)}, {"y": (dtype, shape)}, {})
+    return write_graph(version, [("Identity", ["x"], ["y"])], {"x": (dtype, shape)}, {"y": (dtype, shape)}, {})
 
 
 def write_string_join(version: Path) -> Path:
     """`joined = left + right`, string `[-1]` each."""
-    return _write(
+    return write_graph(
         version,
         [("StringConcat", ["left", "right"], ["joined"])],
         {"left": ("string", (None,)), "right": ("string", (None,))},
@@ -191,7 +191,7 @@ def write_multi(version: Path) -> Path:
     `a` float32 `[-1, 3]`, `b` int32 `[-1, 3]`, `flag` bool `[-1, 1]` to `total` float32 `[-1, 3]` (`a + b`), `count` int64
     `[-1, 1]` (sum of `b` along the row) and `above` bool `[-1, 3]` (`a > b`, and `flag`).
     """
-    return _write(
+    return write_graph(
         version,
         [
             ("Cast", ["b"], ["bf"], {"to": 1}),
@@ -209,7 +209,7 @@ def write_multi(version: Path) -> Path:
 
 def write_row_lengths(version: Path) -> Path:
     """A variable axis: `tokens` int32 `[-1, -1]` to `sum` int32 `[-1]`, the sum along the row."""
-    return _write(
+    return write_graph(
         version,
         [("ReduceSum", ["tokens", "axis"], ["sum"], {"keepdims": 0})],
         {"tokens": ("int32", (None, None))},
@@ -220,7 +220,7 @@ def write_row_lengths(version: Path) -> Path:
 
 def write_lookup(version: Path, *, entries: int = 10) -> Path:
     """`value = 10 * id` out of a table, int64 `[-1]` to float32 `[-1]`; an id past the table is refused by the runtime."""
-    return _write(
+    return write_graph(
         version,
         [("Gather", ["table", "id"], ["value"])],
         {"id": ("int64", (None,))},
@@ -231,7 +231,7 @@ def write_lookup(version: Path, *, entries: int = 10) -> Path:
 
 def write_not_batchable(version: Path) -> Path:
     """A fixed first axis and a scalar: `x` float32 `[2, 2]` times `scale` float32 `[]` is `y` float32 `[2, 2]`."""
-    return _write(
+    return write_graph(
         version,
         [("Mul", ["x", "scale"], ["y"])],
         {"x": ("float32", (2, 2)), "scale": ("float32", ())},
@@ -256,7 +256,7 @@ def write_mlp(version: Path, widths: tuple[int, ...] = (8, 64, 64, 1), *, seed: 
             nodes.append(("Relu", [after], [f"relu{i}"]))
         current = f"relu{i}"
     inputs = {"features": ("float32", (None, widths[0]))}
-    return _write(version, nodes, inputs, {"prediction": ("float32", (None, widths[-1]))}, weights)
+    return write_graph(version, nodes, inputs, {"prediction": ("float32", (None, widths[-1]))}, weights)
 
 
 def write_slow(version: Path, *, width: int = 1024, depth: int = 8) -> Path:
@@ -264,10 +264,12 @@ def write_slow(version: Path, *, width: int = 1024, depth: int = 8) -> Path:
     weight = np.full((width, width), 1.0 / width, np.float32)
     names = ["x", *(f"h{i}" for i in range(depth - 1)), "y"]
     nodes = [("MatMul", [before, "w"], [after]) for before, after in itertools.pairwise(names)]
-    return _write(version, nodes, {"x": ("float32", (None, width))}, {"y": ("float32", (None, width))}, {"w": weight})
+    return write_graph(
+        version, nodes, {"x": ("float32", (None, width))}, {"y": ("float32", (None, width))}, {"w": weight}
+    )
 
 
-def _write(
+def write_graph(
     version: Path,
     nodes: list[tuple[Any, ...]],
     inputs: Mapping[str, tuple[str, Shape]],
@@ -276,6 +278,7 @@ def _write(
     *,
     opset: int = _OPSET,
 ) -> Path:
+    """Any graph: nodes as `(operator, inputs, outputs[, attributes])`, tensors as `(dtype, shape)`. Returns the file."""
     from onnx import helper, numpy_helper, save  # a dev dependency: serving never imports it
 
     def values(tensors: Mapping[str, tuple[str, Shape]]) -> list[Any]:
