@@ -7,7 +7,7 @@ Sources: google/rpc/code.proto's HTTP mapping as TensorFlow Serving applies it (
 from enum import Enum
 
 from services import errors
-from services.errors import CornetError, PayloadTooLarge, QueueFull
+from services.errors import CornetError, ModelNotReady, PayloadTooLarge, QueueFull
 
 
 class Dialect(Enum):
@@ -46,7 +46,9 @@ def grpc_code(error: CornetError, dialect: Dialect) -> int:
 
 
 def http_status(error: CornetError, dialect: Dialect) -> int:
-    """The HTTP status of an error."""
+    """The HTTP status of an error. The typed dialect says 503 where a model does not serve yet: its clients may try again."""
     if isinstance(error, PayloadTooLarge):
         return 413
+    if dialect is Dialect.TYPED and isinstance(error, ModelNotReady):
+        return 503
     return _HTTP[grpc_code(error, dialect)]
