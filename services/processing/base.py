@@ -31,6 +31,11 @@ class Processor(ABC):
 
     kind: ClassVar[str]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns it reads; none for payloads without columns."""
+        return ()
+
     @abstractmethod
     def encode(self, records: Values) -> dict[str, np.ndarray]:
         """Named tensors with one row per record, in order. Raises DataError naming the record and what is wrong."""

@@ -41,6 +41,10 @@ class SeriesProcessor(Processor):
             )
         return cls(names, window)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.columns
+
     def encode(self, records: Values) -> dict[str, np.ndarray]:
         """Raises DataError naming the record, the step and the column."""
         encoded = np.empty((len(records), self.window, len(self.columns)), np.float32)

@@ -1,0 +1,170 @@
+"""A typed call: choose the model, encode the records, infer, name the answers."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from services.engine.engine import Engine
+from services.engine.request import InferenceRequest
+from services.engine.servable import Servable
+from services.errors import CornetError, FailedPrecondition, InvalidArgument, NotFound, QueueFull
+from services.frontends.bento.endpoints import BY_TASK, Endpoint
+from services.manifest import Manifest
+from services.processing import Processor, load_processor
+from services.processing.answers import decode
+
+T = TypeVar("T")
+
+HEAVY = 512
+"""Cells or texts above which a call is encoded in a thread, so that it does not hold up the event loop."""
+_LONG_TEXT = 4096
+_WAITING_ENCODES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a client asks: records, and optionally which model, which version of it, and how many classes."""
+
+    records: list[Any]
+    model: str | None = None
+    version: int | None = None
+    top_k: int | None = None
+
+
+class TypedCalls:
+    """Answers typed calls on an engine. Each loaded version's processor is read once, and dropped with the version.
+
+        calls = TypedCalls(engine)
+        await calls.answer(ENDPOINTS["classify_text"], Call(["free entry!"]))
+        # {"model": "transformer", "version": 1, "predictions": [{"label": "spam", "probabilities": {...}}]}
+
+    Pictures and large batches are encoded in a few threads; more than a few hundred waiting calls are refused.
+    """
+
+    def __init__(self, engine: Engine, *, threads: int = 0) -> None:
+        """`threads` encode at a time; 0 is one per core, at most four."""
+        self.engine = engine
+        self._processors: WeakKeyDictionary[Servable, asyncio.Future[Processor]] = WeakKeyDictionary()
+        workers = threads or min(4, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="cornet-encode")
+        self._waiting = 0
+
+    def close(self) -> None:
+        """Give the threads back."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def answer(self, endpoint: Endpoint, call: Call) -> dict[str, Any]:
+        """Model, version and one prediction per record. Raises CornetError: what was expected and what was received."""
+        _check(endpoint, call)
+        name = self.choose(endpoint) if call.model is None else call.model
+        with self.engine.acquire(name, call.version) as handle:
+            servable = handle.servable
+            manifest = _fitting(servable, endpoint)
+            processor = await self.processor(servable)
+            inputs = await self._encode(endpoint, processor, call.records)
+            response = await self.engine.infer(InferenceRequest(name, inputs, version=servable.version))
+        answers = decode(endpoint.task, response.outputs, manifest.labels, columns=processor.names, top=call.top_k)
+        return {"model": response.model, "version": response.version, "predictions": answers}
+
+    def choose(self, endpoint: Endpoint) -> str:
+        """The model that answers when none is asked for: the family's, else the only one of the task.
+
+        Raises NotFound where no served model is for the task, InvalidArgument where several are.
+        """
+        tasks = {name: self.task(name) for name in self.engine.models()}
+        if tasks.get(endpoint.family, "") in (endpoint.task, None):
+            return endpoint.family
+        fitting = sorted(name for name, task in tasks.items() if task == endpoint.task)
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            raise InvalidArgument(f"model: expected one of {', '.join(fitting)}. Received: none.")
+        served = ", ".join(f"{name} ({task or 'no task'})" for name, task in sorted(tasks.items())) or "none"
+        raise NotFound(f"Expected a model for {endpoint.task}. Served: {served}.")
+
+    def task(self, model: str) -> str | None:
+        """The task of a model's latest version, '' where it declares none, None where no version is available."""
+        try:
+            with self.engine.acquire(model) as handle:
+                manifest = handle.servable.manifest
+                return "" if manifest is None else manifest.task
+        except CornetError:
+            return None
+
+    async def processor(self, servable: Servable) -> Processor:
+        """The processor of a loaded version. Raises FailedPrecondition where it has none."""
+        spec = servable.manifest.processor if servable.manifest is not None else None
+        if spec is None:
+            raise FailedPrecondition(
+                f"{servable.name} version {servable.version}: expected a model with a processor. "
+                f"Received: one without; call /v2/models/{servable.name}/infer with tensors."
+            )
+        reading = self._processors.get(servable)
+        if reading is None:
+            reading = asyncio.ensure_future(asyncio.to_thread(load_processor, servable.path, spec))
+            self._processors[servable] = reading
+        try:
+            return await asyncio.shield(reading)
+        except Exception:
+            self._processors.pop(servable, None)
+            raise
+
+    async def _encode(self, endpoint: Endpoint, processor: Processor, records: list[Any]) -> dict[str, np.ndarray]:
+        if endpoint.images or _heavy(records):
+            return await self.in_thread(lambda: processor.encode(records))
+        return processor.encode(records)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Run in one of the few encoding threads. Raises QueueFull where too many calls wait for one."""
+        if self._waiting >= _WAITING_ENCODES:
+            raise QueueFull(f"Expected at most {_WAITING_ENCODES} calls waiting to be encoded. Try again later.")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        finally:
+            self._waiting -= 1
+
+
+def _check(endpoint: Endpoint, call: Call) -> None:
+    if not isinstance(call.records, list) or not call.records:
+        received = "an empty list" if call.records == [] else type(call.records).__name__
+        raise InvalidArgument(f"{endpoint.field}: expected a list of at least one. Received: {received}.")
+    if call.model is not None and (not isinstance(call.model, str) or not call.model):
+        raise InvalidArgument(f"model: expected a name. Received: {call.model!r:.80}.")
+    for member, value in (("version", call.version), ("top_k", call.top_k)):
+        if value is not None and (type(value) is not int or not 1 <= value < 2**63):
+            raise InvalidArgument(f"{member}: expected a positive integer. Received: {value!r:.80}.")
+
+
+def _fitting(servable: Servable, endpoint: Endpoint) -> Manifest:
+    """The manifest of a version that is for the endpoint's task."""
+    manifest = servable.manifest
+    if manifest is None or not manifest.task:
+        raise FailedPrecondition(
+            f"{servable.name} version {servable.version}: expected a model exported for {endpoint.task}. Received: one "
+            f"without a task; call /v2/models/{servable.name}/infer with tensors."
+        )
+    if manifest.task != endpoint.task:
+        right = BY_TASK.get(manifest.task)
+        hint = f"; call /{right.name}" if right else ""
+        raise InvalidArgument(
+            f"{servable.name} version {servable.version}: expected a model for {endpoint.task}. "
+            f"Received: one for {manifest.task}{hint}."
+        )
+    return manifest
+
+
+def _heavy(records: list[Any]) -> bool:
+    first = records[0]
+    if isinstance(first, str):
+        return len(records) * len(first) > _LONG_TEXT or any(
+            len(text) > _LONG_TEXT for text in records if isinstance(text, str)
+        )
+    cells = len(first) if isinstance(first, list | dict) else 1
+    return len(records) * cells > HEAVY

@@ -1,0 +1,50 @@
+"""The table of typed endpoints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One endpoint: `POST /<name>`.
+
+    `field` is the member of the body that holds the records, `family` the model that answers when none is asked for,
+    `ranked` says that the answers are classes, so that `top_k` applies.
+    """
+
+    name: str
+    task: str
+    field: str
+    family: str
+    summary: str
+    ranked: bool = False
+
+    @property
+    def images(self) -> bool:
+        """Whether the records are image files, which may be uploaded."""
+        return self.field == "images"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Members of the body."""
+        return (self.field, "model", "version", *(("top_k",) if self.ranked else ()))
+
+
+ENDPOINTS: Mapping[str, Endpoint] = {
+    endpoint.name: endpoint
+    for endpoint in (
+        Endpoint("regress", "regression", "records", "regressor", "Predict a number for each record."),
+        Endpoint("classify", "classification", "records", "classifier", "Name the class of each record.", ranked=True),
+        Endpoint(
+            "classify_image", "image_classification", "images", "cnn", "Name the class of each picture.", ranked=True
+        ),
+        Endpoint("extract_features", "image_features", "images", "vgg16", "Turn each picture into a feature vector."),
+        Endpoint("forecast", "forecasting", "windows", "lstm", "Continue each window of a series."),
+        Endpoint(
+            "classify_text", "text_classification", "texts", "transformer", "Name the class of each text.", ranked=True
+        ),
+        Endpoint("detect_anomaly", "anomaly_detection", "records", "autoencoder", "Say how unusual each record is."),
+    )
+}
+
+BY_TASK: Mapping[str, Endpoint] = {endpoint.task: endpoint for endpoint in ENDPOINTS.values()}

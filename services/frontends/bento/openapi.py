@@ -1,0 +1,200 @@
+"""The typed endpoints in OpenAPI 3.0, with an example of each that works on the models that are served."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.errors import CornetError
+from services.frontends.bento.calls import TypedCalls
+from services.frontends.bento.endpoints import ENDPOINTS, Endpoint
+from services.frontends.bento.examples import example_records, placeholder
+from services.server_info import ServerInfo
+
+Json = dict[str, Any]
+
+_NUMBER: Json = {"type": "number"}
+_NUMBERS: Json = {"type": "array", "items": _NUMBER}
+_CELL: Json = {"nullable": True, "oneOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]}
+_FILE: Json = {"type": "string", "format": "binary"}
+
+_RECORDS: Mapping[str, Json] = {
+    "records": {
+        "description": "One record: an object by column name, or the values in column order. null is a missing value.",
+        "oneOf": [{"type": "object", "additionalProperties": _CELL}, {"type": "array", "items": _CELL}],
+    },
+    "windows": {
+        "description": "One window, oldest step first: numbers, or objects by column name, or one object of columns.",
+        "oneOf": [
+            {
+                "type": "array",
+                "items": {"oneOf": [_NUMBER, _NUMBERS, {"type": "object", "additionalProperties": _NUMBER}]},
+            },
+            {"type": "object", "additionalProperties": _NUMBERS},
+        ],
+    },
+    "texts": {"description": "One text.", "type": "string"},
+    "images": {
+        "description": "One image file (JPEG, PNG, WebP, GIF, BMP) in base64.",
+        "type": "string",
+        "format": "byte",
+    },
+}
+
+_CLASSES: Json = {
+    "type": "object",
+    "required": ["label", "probabilities"],
+    "properties": {
+        "label": {"type": "string", "description": "The most probable class."},
+        "probabilities": {
+            "type": "object",
+            "additionalProperties": _NUMBER,
+            "description": "By class, the most probable first.",
+        },
+    },
+}
+_ANSWERS: Mapping[str, Json] = {
+    "regression": {"type": "object", "required": ["prediction"], "properties": {"prediction": _NUMBER}},
+    "classification": _CLASSES,
+    "image_classification": _CLASSES,
+    "text_classification": _CLASSES,
+    "forecasting": {
+        "type": "object",
+        "required": ["forecast"],
+        "properties": {
+            "forecast": {
+                "description": "The steps after the window; by column where there are several.",
+                "oneOf": [_NUMBERS, {"type": "object", "additionalProperties": _NUMBERS}],
+            }
+        },
+    },
+    "anomaly_detection": {
+        "type": "object",
+        "required": ["score", "is_anomaly"],
+        "properties": {
+            "score": {"type": "number", "description": "How badly the model could rebuild the record."},
+            "is_anomaly": {"type": "boolean", "description": "Whether the score is above the model's threshold."},
+            "reconstruction": {"description": "The record as the model rebuilt it.", "type": "object"},
+        },
+    },
+    "image_features": {
+        "type": "object",
+        "required": ["features"],
+        "properties": {"features": {"type": "array", "items": {}}},
+    },
+}
+
+_ERRORS = {
+    "400": "The request does not fit: the error names the member, what was expected and what was received.",
+    "404": "No such model or version, or no model of this task is served.",
+    "413": "The body is larger than the server takes.",
+    "429": "Too many requests are waiting; Retry-After says when to try again.",
+    "503": "The server is shutting down, or the model is not ready.",
+}
+
+
+async def openapi(calls: TypedCalls, info: ServerInfo) -> Json:
+    """The document for the models that are served at this moment."""
+    paths = {}
+    for endpoint in ENDPOINTS.values():
+        model, records = await _example(calls, endpoint)
+        paths[f"/{endpoint.name}"] = {"post": _operation(endpoint, model, records)}
+    return {
+        "openapi": "3.0.3",
+        "info": {
+            "title": info.name,
+            "version": info.version,
+            "description": "Typed endpoints, one per task: records in, labelled answers out.",
+        },
+        "servers": [{"url": "."}],
+        "paths": paths,
+        "components": {
+            "schemas": {
+                "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
+            }
+        },
+    }
+
+
+async def _example(calls: TypedCalls, endpoint: Endpoint) -> tuple[str, list[Any]]:
+    """The default model and a record for it; '' and a placeholder where there is none."""
+    try:
+        model = calls.choose(endpoint)
+        with calls.engine.acquire(model) as handle:
+            processor = await calls.processor(handle.servable)
+            return model, await calls.in_thread(lambda: example_records(handle.servable, processor))
+    except CornetError:
+        return "", placeholder(endpoint.field)
+
+
+def _operation(endpoint: Endpoint, model: str, records: list[Any]) -> Json:
+    served = (
+        f"Answered by `{model}` unless `model` says otherwise." if model else "No single model is served for this task."
+    )
+    answer = {
+        "description": "One prediction per record, in order.",
+        "content": {"application/json": {"schema": _answer(endpoint)}},
+    }
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        "operationId": endpoint.name,
+        "summary": endpoint.summary,
+        "description": served,
+        "x-model": model or None,
+        "requestBody": {"required": True, "content": _bodies(endpoint, records)},
+        "responses": {
+            "200": answer,
+            **{status: {"description": text, "content": error} for status, text in _ERRORS.items()},
+        },
+    }
+
+
+def _bodies(endpoint: Endpoint, records: list[Any]) -> Json:
+    options = _options(endpoint)
+    items = {"type": "array", "minItems": 1, "items": _RECORDS[endpoint.field]}
+    bodies: Json = {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": [endpoint.field],
+                "properties": {endpoint.field: items, **options},
+                "additionalProperties": False,
+            },
+            "example": {endpoint.field: records},
+        }
+    }
+    if endpoint.images:
+        files = {"type": "array", "items": _FILE, "description": "One or several image files."}
+        form = {"type": "object", "required": [endpoint.field], "properties": {endpoint.field: files, **options}}
+        bodies["multipart/form-data"] = {"schema": form}
+        bodies["image/*"] = {"schema": {**_FILE, "description": "One image file; the options go into the query."}}
+    return bodies
+
+
+def _options(endpoint: Endpoint) -> Json:
+    options: Json = {
+        "model": {
+            "type": "string",
+            "nullable": True,
+            "description": f"Default: {endpoint.family}, or the only model of the task.",
+        },
+        "version": {"type": "integer", "minimum": 1, "nullable": True, "description": "Default: the latest."},
+    }
+    if endpoint.ranked:
+        options["top_k"] = {
+            "type": "integer",
+            "minimum": 1,
+            "nullable": True,
+            "description": "How many classes; default all.",
+        }
+    return options
+
+
+def _answer(endpoint: Endpoint) -> Json:
+    return {
+        "type": "object",
+        "required": ["model", "version", "predictions"],
+        "properties": {
+            "model": {"type": "string"},
+            "version": {"type": "integer"},
+            "predictions": {"type": "array", "items": _ANSWERS[endpoint.task]},
+        },
+    }

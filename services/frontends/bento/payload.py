@@ -1,0 +1,129 @@
+"""An HTTP request to a typed call: JSON, an upload, or the bytes of one picture."""
+
+import base64
+import binascii
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import orjson
+from starlette.datastructures import Headers, QueryParams, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from services.errors import InvalidArgument
+from services.frontends.bento.calls import Call
+from services.frontends.bento.endpoints import Endpoint
+
+MAX_FILES = 1000
+_FORM = "multipart/form-data"
+_RAW = ("image/", "application/octet-stream")
+
+
+async def parse_call(endpoint: Endpoint, headers: Headers, query: QueryParams, body: bytes) -> Call:
+    """Raises InvalidArgument naming the member. Model, version and top_k may stand in the query instead of the body."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if endpoint.images and kind == _FORM:
+        members = await _form(endpoint, headers, body)
+    elif endpoint.images and kind.startswith(_RAW):
+        members = {endpoint.field: [body] if body else []}
+    else:
+        members = _json(endpoint, body)
+    for name, value in query.multi_items():
+        if name in members:
+            raise InvalidArgument(f"{name}: expected once. Received: twice.")
+        if name == endpoint.field:
+            raise InvalidArgument(f"{name}: expected in the body. Received: in the query.")
+        members[name] = value if name == "model" else _integer(value)
+    return _call(endpoint, members)
+
+
+def _json(endpoint: Endpoint, body: bytes) -> dict[str, Any]:
+    try:
+        members = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        received = str(error) if body else "an empty body"
+        also = ", or an image upload" if endpoint.images else ""
+        raise InvalidArgument(
+            f"Expected a JSON object with {endpoint.field} (JSON has no NaN){also}. Received: {received}."
+        ) from None
+    if not isinstance(members, dict):
+        raise InvalidArgument(f"Expected a JSON object with {endpoint.field}. Received: {type(members).__name__}.")
+    if endpoint.images and isinstance(members.get(endpoint.field), list):
+        members[endpoint.field] = [
+            _picture(f"{endpoint.field}[{index}]", value) for index, value in enumerate(members[endpoint.field])
+        ]
+    return members
+
+
+def _picture(where: str, value: Any) -> bytes:
+    """Base64, alone or as TensorFlow Serving writes bytes: {"b64": "..."}."""
+    text = value.get("b64") if isinstance(value, dict) and len(value) == 1 else value
+    if not isinstance(text, str):
+        raise InvalidArgument(f"{where}: expected an image file in base64. Received: {value!r:.80}.")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidArgument(f"{where}: expected an image file in base64. Received: {error}.") from None
+
+
+class _InMemory(MultiPartParser):
+    """Keeps every part in memory: the whole body, within its limit, is there already."""
+
+    spool_max_size = 2**62
+
+
+async def _form(endpoint: Endpoint, headers: Headers, body: bytes) -> dict[str, Any]:
+    try:
+        form = await _InMemory(headers, _once(body), max_files=MAX_FILES, max_fields=16).parse()
+    except MultiPartException as error:
+        raise InvalidArgument(f"Expected multipart/form-data. Received: {error.message}") from None
+    members: dict[str, Any] = {endpoint.field: []}
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                members[endpoint.field].append(await value.read())
+            elif name in members:
+                received = "a form field without a file" if name == endpoint.field else "twice"
+                raise InvalidArgument(
+                    f"{name}: expected {'a file' if name == endpoint.field else 'once'}. Received: {received}."
+                )
+            else:
+                members[name] = _text(value) if name == "model" else _integer(value)
+    finally:
+        await form.close()
+    return members
+
+
+async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body
+
+
+def _text(value: str) -> str | None:
+    """A form field as it is, or as BentoML's client writes it: in JSON."""
+    if value == "null":
+        return None
+    if value.startswith('"') and value.endswith('"') and len(value) > 1:
+        try:
+            plain: str = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return value
+        return plain
+    return value
+
+
+def _integer(value: str) -> Any:
+    """An integer, None for `null`, and what is neither as it is: the check of the call names it."""
+    if value == "null":
+        return None
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value
+
+
+def _call(endpoint: Endpoint, members: Mapping[str, Any]) -> Call:
+    unknown = [name for name in members if name not in endpoint.members]
+    if unknown:
+        raise InvalidArgument(
+            f"Expected only the members {', '.join(endpoint.members)}. "
+            f"Received: {', '.join(repr(name) for name in unknown[:10])}."
+        )
+    if endpoint.field not in members:
+        raise InvalidArgument(f"{endpoint.field}: expected a list of at least one. Received: none.")
+    return Call(members[endpoint.field], members.get("model"), members.get("version"), members.get("top_k"))

@@ -1,0 +1,183 @@
+"""Toy models of every task, with manifests and processors: what the typed endpoints answer on in tests.
+
+    write_family(repository / "regressor" / "1", "regressor")
+
+Each computes something a test can check by hand; see `_GRAPHS`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from services import testing
+from services.manifest import Manifest, hash_files
+from services.parity import write_samples
+from services.processing import Processor
+from services.processing.image import ImageProcessor
+from services.processing.series import SeriesProcessor
+from services.processing.tabular import TabularProcessor
+from services.processing.text import TextProcessor
+from services.tensors import BY_NAME, Signature, TensorSpec
+
+Tensors = Mapping[str, tuple[str, tuple[int | None, ...]]]
+
+_OPSET = 18
+_TEXTS = ("free entry in a draw", "see you on friday", "win a free prize", "are you free on friday")
+
+
+@dataclass(frozen=True)
+class Toy:
+    """One toy: its task, graph and processor."""
+
+    task: str
+    inputs: Tensors
+    outputs: Tensors
+    nodes: tuple[tuple[Any, ...], ...]
+    weights: Mapping[str, np.ndarray]
+    processor: Processor
+    labels: tuple[str, ...] = ()
+
+
+def _f32(*values: object) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def _ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def toys() -> dict[str, Toy]:
+    """By family.
+
+    regressor: `x + 10 y`. classifier: softmax of `(x, town, 0)`. autoencoder: half of each feature; score is the mean squared
+    error, an anomaly above 1. cnn: the share of white, as the probability of `white`. vgg16: the mean of each channel.
+    lstm: the window's mean, and twice that. transformer: `long` above three tokens.
+    """
+    point = TabularProcessor.fit({"x": [0.0, 1.0], "y": [0.0, 1.0]})
+    features: Tensors = {"features": ("float32", (None, 2))}
+    return {
+        "regressor": Toy(
+            "regression",
+            features,
+            {"prediction": ("float32", (None, 1))},
+            (("MatMul", ["features", "w"], ["prediction"]),),
+            {"w": _f32([1], [10])},
+            point,
+        ),
+        "classifier": Toy(
+            "classification",
+            {"features": ("float32", (None, 2))},
+            {"probabilities": ("float32", (None, 3))},
+            (("MatMul", ["features", "w"], ["logits"]), ("Softmax", ["logits"], ["probabilities"])),
+            {"w": _f32([1, 0, 0], [0, 1, 0])},
+            TabularProcessor.fit({"x": [0.0, 1.0], "town": ["Bonn", "Ulm"]}),
+            ("ant", "bee", "cat"),
+        ),
+        "autoencoder": Toy(
+            "anomaly_detection",
+            features,
+            {
+                "reconstruction": ("float32", (None, 2)),
+                "score": ("float32", (None,)),
+                "is_anomaly": ("bool", (None,)),
+            },
+            (
+                ("Mul", ["features", "half"], ["reconstruction"]),
+                ("Sub", ["features", "reconstruction"], ["error"]),
+                ("Mul", ["error", "error"], ["squared"]),
+                ("ReduceMean", ["squared", "axis"], ["score"], {"keepdims": 0}),
+                ("Greater", ["score", "one"], ["is_anomaly"]),
+            ),
+            {"half": _f32(0.5), "one": _f32(1), "axis": _ints(1)},
+            point,
+        ),
+        "cnn": Toy(
+            "image_classification",
+            {"image": ("uint8", (None, 8, 8, 1))},
+            {"probabilities": ("float32", (None, 2))},
+            (
+                ("Cast", ["image"], ["pixels"], {"to": 1}),
+                ("ReduceMean", ["pixels", "axes"], ["mean"], {"keepdims": 0}),
+                ("MatMul", ["mean", "w"], ["scaled"]),
+                ("Add", ["scaled", "b"], ["probabilities"]),
+            ),
+            {"axes": _ints(1, 2), "w": _f32([-1 / 255, 1 / 255]), "b": _f32(1, 0)},
+            ImageProcessor.fit(8, 8, 1),
+            ("black", "white"),
+        ),
+        "vgg16": Toy(
+            "image_features",
+            {"image": ("uint8", (None, 4, 6, 3))},
+            {"features": ("float32", (None, 3))},
+            (
+                ("Cast", ["image"], ["pixels"], {"to": 1}),
+                ("ReduceMean", ["pixels", "axes"], ["features"], {"keepdims": 0}),
+            ),
+            {"axes": _ints(1, 2)},
+            ImageProcessor.fit(4, 6, 3),
+        ),
+        "lstm": Toy(
+            "forecasting",
+            {"window": ("float32", (None, 3, 1))},
+            {"forecast": ("float32", (None, 2))},
+            (
+                ("ReduceMean", ["window", "axis"], ["mean"], {"keepdims": 0}),
+                ("MatMul", ["mean", "w"], ["forecast"]),
+            ),
+            {"axis": _ints(1), "w": _f32([1, 2])},
+            SeriesProcessor.fit(["temperature"], 3),
+        ),
+        "transformer": Toy(
+            "text_classification",
+            {"tokens": ("int32", (None, None))},
+            {"probabilities": ("float32", (None, 2))},
+            (
+                ("Cast", ["tokens"], ["present"], {"to": 9}),
+                ("Cast", ["present"], ["ones"], {"to": 1}),
+                ("ReduceSum", ["ones", "axis"], ["length"], {"keepdims": 1}),
+                ("MatMul", ["length", "w"], ["scaled"]),
+                ("Add", ["scaled", "b"], ["logits"]),
+                ("Softmax", ["logits"], ["probabilities"]),
+            ),
+            {"axis": _ints(1), "w": _f32([0, 1]), "b": _f32(3.5, 0)},
+            TextProcessor.fit(_TEXTS * 2, vocabulary_size=80, max_length=16),
+            ("short", "long"),
+        ),
+    }
+
+
+def write_family(version: Path, family: str, *, task: str | None = None, name: str | None = None) -> Manifest:
+    """Write a whole version directory, held-out sample rows included. `task` and `name` replace the family's."""
+    toy = toys()[family]
+    testing.write_graph(version, list(toy.nodes), toy.inputs, toy.outputs, toy.weights, opset=_OPSET)
+    signature = Signature(_specs(toy.inputs), _specs(toy.outputs))
+    samples = {spec.name: _sample(spec) for spec in signature.inputs}
+    write_samples(version, samples, {})
+    processor = toy.processor.save(version)
+    manifest = Manifest(
+        name=name or version.parent.name,
+        family=family,
+        task=toy.task if task is None else task,
+        created="2026-01-31T12:00:00Z",
+        signatures={"serving_default": signature},
+        processor=processor,
+        labels=toy.labels,
+        files=hash_files(version),
+    )
+    manifest.write(version)
+    return manifest
+
+
+def _specs(tensors: Tensors) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name, BY_NAME[dtype], tuple(-1 if axis is None else axis for axis in shape))
+        for name, (dtype, shape) in tensors.items()
+    )
+
+
+def _sample(spec: TensorSpec) -> np.ndarray:
+    shape = [2 if axis == -1 else axis for axis in spec.shape or ()]
+    return np.arange(int(np.prod(shape)), dtype=spec.dtype.numpy).reshape(shape)
