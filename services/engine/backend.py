@@ -201,8 +201,9 @@ def _spec(node: Any) -> TensorSpec:
         raise InvalidArgument(
             f"{node.name}: expected an element type out of {', '.join(BY_ORT)}. Received: {node.type}."
         ) from None
-    # The graph does not tell a tensor of unknown rank from a scalar: ONNX Runtime gives [] for both.
-    return TensorSpec(node.name, dtype, tuple(d if isinstance(d, int) and d >= 0 else DYNAMIC for d in node.shape))
+    # For a tensor of unknown rank ONNX Runtime says [], as it does for a scalar; what it refuses, it refuses when it runs.
+    shape = tuple(axis if isinstance(axis, int) and axis >= 0 else DYNAMIC for axis in node.shape) or None
+    return TensorSpec(node.name, dtype, shape)
 
 
 def _to_text(name: str, array: np.ndarray) -> np.ndarray:
