@@ -1,0 +1,232 @@
+"""The ASGI app in front of HTTP: finds the route, reads the body, asks the engine, answers."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from urllib.parse import quote
+
+import orjson
+
+from services import errors
+from services.engine.engine import Engine
+from services.engine.request import InferenceRequest, InferenceResponse, Outcome
+from services.errors import CornetError, FailedPrecondition, Internal, PayloadTooLarge, QueueFull
+from services.frontends.rest import health, tfs, v2
+from services.frontends.rest.http import (
+    ASGIApp,
+    ClientGone,
+    Receive,
+    Request,
+    Response,
+    Scope,
+    Send,
+    compressed,
+    read_body,
+)
+from services.frontends.rest.lifespan import run_lifespan
+from services.frontends.rest.routes import Inference, Route, RouteTable
+from services.frontends.status import Dialect, http_status
+from services.server_info import ServerInfo
+from services.telemetry.log import get_logger
+from services.telemetry.metrics import Metrics
+
+__all__ = ["ASGIApp", "Dispatcher"]
+
+_log = get_logger(__name__)
+
+_WATCH_AFTER_S = 0.02
+"""A request that runs longer is watched for its client hanging up: a watch costs a task, more than a small model's run."""
+
+_SERVED = (
+    *("/v1/models/{model}", "/v1/models/{model}/metadata", "/v1/models/{model}:predict"),
+    *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/{model}", "/v2/models/{model}/infer"),
+    *("/livez", "/readyz", "/metrics"),
+)
+
+
+class Dispatcher:
+    """Both REST dialects, health and metrics on one engine; every other path is `fallback`'s, or 404.
+
+    It starts and stops nothing but `fallback`, whose lifespan it forwards; the engine is its owner's. Errors leave as JSON
+    in the dialect of the path, never with a traceback. A body over `max_body_bytes`, as sent or as inflated, is refused. A
+    client that hangs up withdraws its request from the engine.
+
+        app = Dispatcher(engine, info=ServerInfo(), fallback=None, max_body_bytes=64 << 20, metrics=metrics)
+        uvicorn.run(app)
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        info: ServerInfo,
+        fallback: ASGIApp | None,
+        max_body_bytes: int,
+        metrics: Metrics,
+    ) -> None:
+        self._engine = engine
+        self._fallback = fallback
+        self._max_body_bytes = max_body_bytes
+        self._metrics = metrics
+        self._table = RouteTable((*tfs.routes(engine), *v2.routes(engine, info), *health.routes(engine, metrics)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            path = _path(scope)
+            found = self._table.find(path)
+            if found is not None:
+                await self._serve(*found, path, scope, receive, send)
+            else:
+                await self._serve_no_route(path, scope, receive, send)
+        elif kind == "lifespan":
+            await run_lifespan(self._fallback, scope, receive, send)
+        elif self._fallback is not None:
+            await self._fallback(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _serve(
+        self, route: Route, parts: dict[str, str], path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer one request of a route, and count it."""
+        started = time.perf_counter()
+        method: str = scope["method"]
+        headers = dict(scope["headers"])
+        code, version = errors.OK, None
+        try:
+            if method not in route.methods:
+                response = _other_method(route, method, path, headers)
+            else:
+                request = Request(method, path, parts, headers)
+                if method == "POST":
+                    request.body = await read_body(receive, headers, self._max_body_bytes)
+                answer = route.handler(request)
+                if isinstance(answer, Inference):
+                    outcome = await self._infer(answer.request, receive)
+                    version = outcome.version
+                    response = answer.encode(outcome)
+                else:
+                    response = answer
+                if response.compressible and b"accept-encoding" in headers:
+                    response = await compressed(response, headers[b"accept-encoding"])
+        except CornetError as error:
+            code, response = error.code, error_response(error, route.dialect)
+        except ClientGone:
+            self._count(route, parts, None, errors.CANCELLED, started)
+            return
+        except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer and the log the cause
+            _log.error("request failed", cause=error, route=route.name, protocol=route.protocol)
+            internal = Internal("Internal error. The server's log has the cause.")
+            code, response = internal.code, error_response(internal, route.dialect)
+        self._count(route, parts, version, code, started)
+        await response.send(send, head=method == "HEAD")
+
+    async def _infer(self, request: InferenceRequest, receive: Receive) -> InferenceResponse:
+        """The engine's response. Withdraws the request when the client hangs up or this task is cancelled."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
+
+        def done(outcome: Outcome) -> None:
+            if not future.done():
+                future.set_result(outcome)
+
+        pending = self._engine.submit(request, done)
+        watch = _Watch(loop, receive, pending.cancel)
+        try:
+            outcome = await future
+        except asyncio.CancelledError:
+            pending.cancel()
+            raise
+        finally:
+            watch.stop()
+        if isinstance(outcome, CornetError):
+            raise outcome
+        return outcome
+
+    async def _serve_no_route(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Paths below a dialect's prefix get that dialect's refusal, others the fallback."""
+        started = time.perf_counter()
+        method: str = scope["method"]
+        if tfs.PREFIX.fullmatch(path):
+            protocol, error = tfs.PROTOCOL, tfs.malformed(method, path)
+            response = (
+                _preflight(dict(scope["headers"]), b"GET, HEAD, POST, OPTIONS")
+                if method == "OPTIONS"
+                else error_response(error, Dialect.TFS)
+            )
+        elif v2.PREFIX.fullmatch(path):
+            protocol = v2.PROTOCOL
+            response = Response(b'{"error":"Not Found"}', status=404)
+        elif self._fallback is not None:
+            await self._fallback(scope, receive, send)
+            return
+        else:
+            protocol = health.PROTOCOL
+            response = Response(orjson.dumps({"error": f"Not Found: {path:.512}", "served": _SERVED}), status=404)
+        code = errors.INVALID_ARGUMENT if response.status == 400 else errors.NOT_FOUND
+        self._metrics.observe_request(protocol, "unknown", "", None, code, time.perf_counter() - started)
+        await response.send(send, head=method == "HEAD")
+
+    def _count(self, route: Route, parts: dict[str, str], version: int | None, code: int, started: float) -> None:
+        seconds = time.perf_counter() - started
+        self._metrics.observe_request(route.protocol, route.name, parts.get("model", ""), version, code, seconds)
+
+
+class _Watch:
+    """Calls `gone` once the client hangs up, looked for only after a while. `stop` ends it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, receive: Receive, gone: Callable[[], None]) -> None:
+        self._receive = receive
+        self._gone = gone
+        self._task: asyncio.Task[None] | None = None
+        self._timer = loop.call_later(_WATCH_AFTER_S, self._begin, loop)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._task = loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone()
+
+
+def error_response(error: CornetError, dialect: Dialect) -> Response:
+    """An error as both dialects write it: `{"error": "..."}` under the dialect's status."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if isinstance(error, QueueFull):
+        headers = ((b"retry-after", b"%d" % max(1, round(error.retry_after_s))),)
+    elif isinstance(error, PayloadTooLarge):
+        headers = ((b"connection", b"close"),)  # what the client still sends of the body is not read
+    return Response(orjson.dumps({"error": str(error)}), status=http_status(error, dialect), headers=headers)
+
+
+def _other_method(route: Route, method: str, path: str, headers: dict[bytes, bytes]) -> Response:
+    """OPTIONS, and methods that the route has not: TensorFlow Serving calls those malformed."""
+    if route.dialect is Dialect.TFS:
+        if method == "OPTIONS":
+            return _preflight(headers, route.allow)
+        raise tfs.malformed(method, path)
+    allow = ((b"allow", route.allow),)
+    if method == "OPTIONS":
+        return Response(headers=allow)
+    return Response(b'{"error":"Method Not Allowed"}', status=405, headers=allow)
+
+
+def _preflight(headers: dict[bytes, bytes], allow: bytes) -> Response:
+    if not headers.get(b"origin", b"").startswith((b"http://", b"https://")):
+        return error_response(FailedPrecondition("Origin header is missing in CORS preflight"), Dialect.TFS)
+    return Response(headers=((b"allow", allow),))
+
+
+def _path(scope: Scope) -> str:
+    """The path as it was sent, percent-encoded, below the app's root."""
+    raw: bytes | None = scope.get("raw_path")
+    path = raw.partition(b"?")[0].decode("utf-8", "replace") if raw else quote(scope["path"])
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(root) else path

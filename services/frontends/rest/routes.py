@@ -1,0 +1,59 @@
+"""The route table: which path and method is whose, found once per path and remembered."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+from urllib.parse import unquote
+
+from services.engine.request import InferenceRequest, InferenceResponse
+from services.frontends.rest.http import Request, Response
+from services.frontends.status import Dialect
+
+
+@dataclass(slots=True)
+class Inference:
+    """What a route hands back that needs the engine: the request, and how its response becomes an answer."""
+
+    request: InferenceRequest
+    encode: Callable[[InferenceResponse], Response]
+
+
+Handler: TypeAlias = Callable[[Request], Response | Inference]
+"""Never blocks, raises CornetError. Runs on the event loop; the engine call that follows sees the same model versions."""
+
+GET = ("GET", "HEAD")
+POST = ("POST",)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One kind of path. `name` and `protocol` label its metrics: never the path itself, which clients invent."""
+
+    name: str
+    protocol: str
+    dialect: Dialect
+    pattern: re.Pattern[str]
+    methods: tuple[str, ...]
+    handler: Handler
+
+    @property
+    def allow(self) -> bytes:
+        return ", ".join((*self.methods, "OPTIONS")).encode()
+
+
+class RouteTable:
+    """Routes in order; the first whose pattern matches the whole path wins."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._routes = tuple(routes)
+        self.find = lru_cache(maxsize=1024)(self._find)
+
+    def _find(self, path: str) -> tuple[Route, dict[str, str]] | None:
+        """The route of a path as it was sent (percent-encoded), and the pattern's named groups, decoded."""
+        for route in self._routes:
+            match = route.pattern.fullmatch(path)
+            if match is not None:
+                return route, {name: unquote(text) for name, text in match.groupdict().items() if text is not None}
+        return None

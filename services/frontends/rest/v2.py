@@ -1,0 +1,124 @@
+"""Routes of the Open Inference Protocol's REST dialect, below /v2."""
+
+import re
+from collections.abc import Iterable
+from functools import partial
+
+import orjson
+
+from services.engine.engine import Engine
+from services.engine.manager import VersionState
+from services.engine.request import DEFAULT_SIGNATURE, InferenceResponse
+from services.engine.servable import Servable
+from services.errors import InvalidArgument, SignatureNotFound
+from services.frontends.rest.http import BINARY, JSON, Request, Response
+from services.frontends.rest.routes import GET, POST, Handler, Inference, Route
+from services.frontends.status import Dialect
+from services.protocols import oip_rest
+from services.server_info import ServerInfo
+from services.tensors import Signature
+
+PROTOCOL = "oip-rest"
+PREFIX = re.compile(r"/v2(/.*)?")
+NOT_READY = 400
+"""The status of a health or readiness question whose answer is no, as Triton answers it."""
+
+_MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
+_HEADER_LENGTH = b"inference-header-content-length"
+_MAX_VERSION = 2**63 - 1
+
+
+def routes(engine: Engine, info: ServerInfo) -> Iterable[Route]:
+    def route(name: str, pattern: str, methods: tuple[str, ...], handler: Handler) -> Route:
+        return Route(name, PROTOCOL, Dialect.OIP, re.compile(pattern), methods, handler)
+
+    yield route("infer", rf"{_MODEL}/infer", POST, partial(_infer, engine))
+    yield route("model_ready", rf"{_MODEL}/ready", GET, partial(_model_ready, engine))
+    yield route("model_metadata", rf"{_MODEL}/?", GET, partial(_model_metadata, engine))
+    yield route("live", r"/v2/health/live", GET, _live)
+    yield route("ready", r"/v2/health/ready", GET, partial(_ready, engine))
+    yield route("server_metadata", r"/v2/?", GET, partial(_server_metadata, info))
+
+
+def _infer(engine: Engine, request: Request) -> Inference:
+    model, version = request.parts["model"], _version(request)
+    header_length = _header_length(request)
+    if header_length == 0:
+        with engine.acquire(model, version) as handle:
+            signature = _signature(handle.servable)
+        infer = oip_rest.decode_raw_infer(request.body, signature, model=model, version=version)
+    else:
+        infer = oip_rest.decode_infer(request.body, header_length, model=model, version=version, now_s=engine.clock())
+
+    def encode(response: InferenceResponse) -> Response:
+        parts, json_length = oip_rest.encode_infer(response, infer)
+        if json_length is None:
+            return Response(parts[0], compressible=True)
+        return Response(
+            b"".join(parts), content_type=BINARY, headers=((_HEADER_LENGTH, b"%d" % json_length),), compressible=True
+        )
+
+    return Inference(infer.request, encode)
+
+
+def _model_ready(engine: Engine, request: Request) -> Response:
+    model, version = request.parts["model"], _version(request)
+    engine.statuses(model, version)  # an unknown model is another answer than one that is not ready
+    ready = engine.is_ready(model, version)
+    return _health({"name": model, "ready": ready}, ready=ready)
+
+
+def _model_metadata(engine: Engine, request: Request) -> Response:
+    model = request.parts["model"]
+    with engine.acquire(model, _version(request)) as handle:
+        servable = handle.servable
+        available = [status.version for status in engine.statuses(model) if status.state is VersionState.AVAILABLE]
+        body = oip_rest.encode_model_metadata(model, sorted(available), servable.platform, _signature(servable))
+    return Response(body, content_type=JSON)
+
+
+def _live(_: Request) -> Response:
+    return _health({"live": True}, ready=True)
+
+
+def _ready(engine: Engine, _: Request) -> Response:
+    return _health({"ready": engine.ready}, ready=engine.ready)
+
+
+def _server_metadata(info: ServerInfo, _: Request) -> Response:
+    return Response(oip_rest.encode_server_metadata(info.name, info.version))
+
+
+def _health(document: dict[str, object], *, ready: bool) -> Response:
+    return Response(orjson.dumps(document), status=200 if ready else NOT_READY)
+
+
+def _signature(servable: Servable) -> Signature:
+    try:
+        return servable.signatures[DEFAULT_SIGNATURE]
+    except KeyError:
+        raise SignatureNotFound(DEFAULT_SIGNATURE, tuple(servable.signatures)) from None
+
+
+def _version(request: Request) -> int | None:
+    text = request.parts.get("version")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= _MAX_VERSION):
+        raise InvalidArgument(f"Expected a version number. Received: {text!r:.64}.")
+    return int(text)
+
+
+def _header_length(request: Request) -> int | None:
+    """The length of the JSON in front of binary tensors; None without the header. Raises InvalidArgument."""
+    text = request.headers.get(_HEADER_LENGTH)
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > 20:
+        raise InvalidArgument(f"Unable to parse Inference-Header-Content-Length, got: {text.decode('latin-1'):.64}")
+    length = int(text)
+    if length > len(request.body):
+        raise InvalidArgument(
+            f"Inference-Header-Content-Length: expected at most the body's {len(request.body)} bytes. Received: {length}."
+        )
+    return length
