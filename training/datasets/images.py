@@ -33,11 +33,11 @@ _IDX_UINT8 = 0x08
 class Images:
     """Images and their classes.
 
-    `images` is one array u8 `[N,H,W]` or `[N,H,W,C]`, or a list of paths to files of any size. `targets` int64 `[N]` holds
+    `images` is one array u8 `[N,H,W]` or `[N,H,W,C]`, or a list of paths and arrays of any size. `targets` int64 `[N]` holds
     indices into `labels`.
     """
 
-    images: np.ndarray | list[Path]
+    images: np.ndarray | Sequence[Path | np.ndarray]
     targets: np.ndarray
     labels: tuple[str, ...]
 

@@ -1,0 +1,162 @@
+"""Image features: VGG16 without its classifier. Nothing is trained here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+
+from services.manifest import BatchingHints
+from services.processing import Processor
+from services.processing.image import ImageProcessor
+from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
+from training.datasets.images import Images
+from training.datasets.probes import photographs, probe_folder
+from training.evaluation import new_figure
+from training.options import Bounds
+from training.pipeline import (
+    Arrays,
+    Baseline,
+    CommonOptions,
+    Examples,
+    Loaded,
+    Pipeline,
+    Plot,
+    ServingModel,
+    Source,
+    Split,
+)
+from training.pretrained import RANDOM, base_weights, check_weights, vgg16
+
+if TYPE_CHECKING:
+    import keras
+
+_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """Options of the feature extractor; those of gradient descent have no effect."""
+
+    weights: str = "imagenet"
+    """imagenet (downloaded by Keras), the path of a .weights.h5, .h5 or .keras file, or random (features without meaning)."""
+    pooling: Literal["avg", "max", "none"] = "avg"
+    """How the last feature map becomes one vector; none: the map itself."""
+    height: Annotated[int, Bounds(32)] = 224
+    """Pixels."""
+    width: Annotated[int, Bounds(32)] = 224
+    """Pixels."""
+    probe_images: Annotated[int, Bounds(2)] = 16
+    """Most pictures that the features and the export are tried on."""
+
+    def __post_init__(self) -> None:
+        check_weights(self.weights)
+
+
+class Vgg16(Pipeline[Images, Options]):
+    """VGG16's convolutions and a pooling; colour order and mean subtraction are in the graph."""
+
+    family = "vgg16"
+    task = "image_features"
+    summary = "VGG16's pooled features, ImageNet weights; tried on two photographs by default"
+    options = Options
+    primary_metric = "nearest_accuracy"
+
+    def load(self, source: Source, options: Options) -> Loaded[Images]:
+        if source.path is None:
+            return photographs(options.probe_images)
+        return probe_folder(source.path, options.probe_images)
+
+    def split(self, data: Images, options: Options) -> Split[Images]:
+        """All rows are for testing: nothing is fitted."""
+        rows = np.arange(len(data))
+        return Split(data.take(rows[:0]), data.take(rows[:0]), data)
+
+    def fit_processor(self, train: Images, options: Options) -> Processor:
+        return ImageProcessor.fit(height=options.height, width=options.width, channels=3)
+
+    def examples(self, data: Images, processor: Processor, options: Options) -> Examples:
+        return Examples(processor.encode(data.images), data.targets, labels=data.labels)
+
+    def build(self, train: Examples, processor: Processor, options: Options) -> "keras.Model":
+        import keras
+        from keras import layers
+
+        from training.layers_image import CaffePreprocessing
+
+        image = keras.Input((options.height, options.width, 3), dtype="uint8", name="image")
+        features = vgg16(options.height, options.width, options.weights)(CaffePreprocessing()(image))
+        if options.pooling != "none":
+            pool = layers.GlobalAveragePooling2D if options.pooling == "avg" else layers.GlobalMaxPooling2D
+            features = pool()(features)
+        model = keras.Model({"image": image}, {"features": features}, name=self.family)
+        model.trainable = False
+        return model
+
+    def fit(
+        self,
+        model: "keras.Model",
+        train: Examples,
+        validation: Examples,
+        options: Options,
+        callbacks: Sequence[Any],
+        initial_epoch: int = 0,
+    ) -> None:
+        """Nothing: the weights are taken as they are."""
+
+    def serving_model(
+        self, model: "keras.Model", train: Examples, validation: Examples, processor: Processor, options: Options
+    ) -> ServingModel:
+        signature = Signature(
+            (TensorSpec("image", BY_NAME["uint8"], (DYNAMIC, options.height, options.width, 3)),),
+            (TensorSpec("features", BY_NAME["float32"], (DYNAMIC, *model.output["features"].shape[1:])),),
+        )
+        return ServingModel(
+            model, signature, batching=BatchingHints(max_batch_rows=8), base_weights=base_weights(options.weights)
+        )
+
+    def evaluate(self, outputs: Arrays, test: Examples, options: Options) -> dict[str, float]:
+        """Whether alike pictures have near features, and the share of features that no picture excites."""
+        features = outputs["features"].reshape(len(test), -1)
+        return {
+            "nearest_accuracy": _nearest_accuracy(features, test.targets),
+            "silent_share": float(np.mean(~features.any(axis=0))),
+        }
+
+    def baseline(self, train: Examples, test: Examples, options: Options) -> Baseline:
+        pixels = test.inputs["image"].reshape(len(test), -1).astype(np.float32)
+        return Baseline("raw pixels", {"nearest_accuracy": _nearest_accuracy(pixels, test.targets)})
+
+    def figures(self, outputs: Arrays, test: Examples, serving: ServingModel, options: Options) -> list[Plot]:
+        random = options.weights == RANDOM
+        title = "RANDOM WEIGHTS: features without meaning" if random else "Nearest pictures by features"
+        return [_neighbours(outputs["features"].reshape(len(test), -1), test, title)]
+
+
+def _similarity(vectors: np.ndarray) -> np.ndarray:
+    """Cosine of each pair of rows, their mean taken off; -inf on the diagonal, as no row is its own neighbour."""
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    return np.asarray(similarity)
+
+
+def _nearest_accuracy(vectors: np.ndarray, targets: np.ndarray) -> float:
+    """Share of rows whose nearest other row is of their own class."""
+    return float(np.mean(targets[_similarity(vectors).argmax(axis=1)] == targets))
+
+
+def _neighbours(features: np.ndarray, test: Examples, title: str) -> Plot:
+    nearest = _similarity(features).argmax(axis=1)
+    count = min(_SHOWN, len(test))
+    figure, grid = new_figure(width=1.5 * count + 0.5, height=3.6, nrows=2, ncols=count, squeeze=False)
+    for column in range(count):
+        for row, index in enumerate((column, nearest[column])):
+            grid[row, column].imshow(test.inputs["image"][index])
+            grid[row, column].set_title(test.labels[test.targets[index]], fontsize=8)
+            grid[row, column].set_axis_off()
+    return Plot(title, "Above a picture, below the one whose features are nearest to its.", figure)
+
+
+PIPELINE = Vgg16()
