@@ -1,0 +1,248 @@
+"""The grpcio transport with a table of plain functions: what a client sees of answers, errors, ends and limits."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+import pytest
+
+from services.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from services.frontends.grpc.call import Call, MethodTable, StreamContext, StreamMethod, UnaryMethod
+from services.frontends.grpc.server import GrpcOptions, GrpcServer
+
+TIMEOUT_S = 20
+
+
+def table(**handlers: Callable) -> MethodTable:
+    return {
+        f"/t.T/{name}": StreamMethod("t", name, handler)
+        if name.startswith("stream")
+        else UnaryMethod("t", name, handler)
+        for name, handler in handlers.items()
+    }
+
+
+def echo(data: bytes, call: Call) -> None:
+    call.reply(data)
+
+
+async def stream_echo(requests: AsyncIterator[bytes], context: StreamContext) -> AsyncIterator[bytes]:
+    async for data in requests:
+        if data == b"bad":
+            raise InvalidArgument("bad message")
+        yield data
+
+
+def run(
+    methods: MethodTable,
+    scenario: Callable[[GrpcServer, grpc.aio.Channel], Awaitable[None]],
+    options: GrpcOptions | None = None,
+    channel_options: tuple[tuple[str, int], ...] = (),
+) -> None:
+    """Run the scenario against a server on a free port."""
+
+    async def main() -> None:
+        server = GrpcServer(methods, "127.0.0.1", 0, options=options, clock=lambda: 1000.0)
+        port = await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options) as channel:
+                await asyncio.wait_for(scenario(server, channel), TIMEOUT_S)
+        finally:
+            await server.stop(grace_s=0)
+
+    asyncio.run(main())
+
+
+async def refused(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), caught.value.details()
+
+
+def test_bytes_go_through_untouched() -> None:
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        assert await channel.unary_unary("/t.T/Echo")(b"\x00\xff") == b"\x00\xff"
+
+    run(table(Echo=echo), scenario)
+
+
+def test_an_answer_may_come_later() -> None:
+    def later(data: bytes, call: Call) -> None:
+        asyncio.get_running_loop().call_soon(call.reply, data)
+
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        assert await channel.unary_unary("/t.T/Later")(b"x") == b"x"
+
+    run(table(Later=later), scenario)
+
+
+def test_an_error_arrives_as_its_status() -> None:
+    def refuse(data: bytes, call: Call) -> None:
+        raise DeadlineExceeded("too late é")
+
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        answer = await refused(channel.unary_unary("/t.T/Refuse")(b""))
+        assert answer == (grpc.StatusCode.DEADLINE_EXCEEDED, "too late é")
+
+    run(table(Refuse=refuse), scenario)
+
+
+def test_an_unknown_method_is_unimplemented() -> None:
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        code, _ = await refused(channel.unary_unary("/t.T/Nope")(b""))
+        assert code is grpc.StatusCode.UNIMPLEMENTED
+
+    run(table(Echo=echo), scenario)
+
+
+def test_the_callers_deadline_is_a_point_on_the_engines_clock() -> None:
+    deadlines: list[float | None] = []
+
+    def note(data: bytes, call: Call) -> None:
+        deadlines.append(call.deadline)
+        call.reply(b"")
+
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        await channel.unary_unary("/t.T/Note")(b"", timeout=15)
+        await channel.unary_unary("/t.T/Note")(b"")
+
+    run(table(Note=note), scenario)
+    timed, untimed = deadlines
+    assert timed is not None
+    assert 1000 < timed <= 1015.1
+    assert untimed is None
+
+
+@pytest.mark.parametrize("end", ["cancel", "deadline"])
+def test_a_caller_that_goes_away_withdraws_its_work(end: str) -> None:
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        call = channel.unary_unary("/t.T/Hang")(b"", timeout=0.2 if end == "deadline" else None)
+        waiting = asyncio.ensure_future(refused(call)) if end == "deadline" else None
+        await started.wait()
+        if waiting is None:
+            call.cancel()
+        else:
+            assert (await waiting)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        await withdrawn.wait()
+
+    started, withdrawn = asyncio.Event(), asyncio.Event()
+
+    def hang(data: bytes, call: Call) -> None:
+        call.on_cancel(withdrawn.set)
+        started.set()
+
+    run(table(Hang=hang), scenario)
+    assert withdrawn.is_set()
+
+
+def test_streams_carry_messages_and_errors() -> None:
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        call = channel.stream_stream("/t.T/stream_echo")(iter([b"a", b"b", b"bad", b"c"]))
+        assert [await call.read(), await call.read()] == [b"a", b"b"]
+        code, text = await refused(call.read())
+        assert (code, text) == (grpc.StatusCode.INVALID_ARGUMENT, "bad message")
+
+    run(table(stream_echo=stream_echo), scenario)
+
+
+def test_an_unforeseen_error_in_a_stream_is_internal() -> None:
+    async def stream_fail(requests: AsyncIterator[bytes], context: StreamContext) -> AsyncIterator[bytes]:
+        async for data in requests:
+            yield data
+            raise RuntimeError("/secret/path")
+
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        call = channel.stream_stream("/t.T/stream_fail")(iter([b"a"]))
+        assert await call.read() == b"a"
+        code, text = await refused(call.read())
+        assert code is grpc.StatusCode.INTERNAL
+        assert "secret" not in text
+
+    run(table(stream_fail=stream_fail), scenario)
+
+
+def test_a_message_over_the_limit_is_refused() -> None:
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        assert await channel.unary_unary("/t.T/Echo")(b"x" * 1000) == b"x" * 1000
+        code, _ = await refused(channel.unary_unary("/t.T/Echo")(b"x" * 1001))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    run(table(Echo=echo), scenario, GrpcOptions(max_message_bytes=1000))
+
+
+@pytest.mark.parametrize(("name", "magic"), [("gzip", b"\x1f\x8b"), ("deflate", b"\x78")])
+def test_answers_are_compressed_where_asked_for(name: str, magic: bytes) -> None:
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        compressed = await channel.unary_unary("/t.T/Echo")(b"x" * 10_000)
+        assert compressed.startswith(magic)
+        assert len(compressed) < 1000
+
+    as_it_comes = (("grpc.per_message_decompression", 0),)
+    run(table(Echo=echo), scenario, GrpcOptions(compression=name), as_it_comes)
+
+
+def test_an_unknown_compression_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match=r"gzip, deflate\. Received: 'zstd'"):
+        asyncio.run(GrpcServer({}, "127.0.0.1", 0, options=GrpcOptions(compression="zstd")).start())
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    async def main() -> None:
+        first = GrpcServer({}, "127.0.0.1", 0)
+        port = await first.start()
+        try:
+            with pytest.raises(Unavailable, match=f"Cannot listen for gRPC on 127.0.0.1:{port}"):
+                await GrpcServer({}, "127.0.0.1", port).start()
+        finally:
+            await first.stop(grace_s=0)
+
+    asyncio.run(main())
+
+
+def test_stopping_waits_for_running_calls() -> None:
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        call = asyncio.ensure_future(channel.unary_unary("/t.T/Hold")(b""))
+        await started.wait()
+        stopping = asyncio.ensure_future(server.stop(grace_s=10))
+        await asyncio.sleep(0)
+        held[0].reply(b"done")
+        assert await call == b"done"
+        await stopping
+
+    started, held = asyncio.Event(), []
+
+    def hold(data: bytes, call: Call) -> None:
+        held.append(call)
+        started.set()
+
+    run(table(Hold=hold), scenario)
+
+
+def test_stopping_cancels_calls_that_outlast_the_grace() -> None:
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        call = asyncio.ensure_future(refused(channel.unary_unary("/t.T/Hang")(b"")))
+        await started.wait()
+        await server.stop(grace_s=0)
+        await withdrawn.wait()
+        await call
+
+    started, withdrawn = asyncio.Event(), asyncio.Event()
+
+    def hang(data: bytes, call: Call) -> None:
+        call.on_cancel(withdrawn.set)
+        started.set()
+
+    run(table(Hang=hang), scenario)
+
+
+def test_stopping_ends_streams_at_once() -> None:
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        call = channel.stream_stream("/t.T/stream_echo")()
+        await call.write(b"a")
+        assert await call.read() == b"a"
+        stopping = asyncio.ensure_future(server.stop(grace_s=60))
+        code, _ = await refused(call.read())
+        assert code is grpc.StatusCode.UNAVAILABLE
+        await stopping
+
+    run(table(stream_echo=stream_echo), scenario)
