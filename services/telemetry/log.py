@@ -30,16 +30,16 @@ class EventLogger:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
-    def debug(self, event: str, **fields: Any) -> None:
+    def debug(self, event: str, /, **fields: Any) -> None:
         self._log(logging.DEBUG, event, fields)
 
-    def info(self, event: str, **fields: Any) -> None:
+    def info(self, event: str, /, **fields: Any) -> None:
         self._log(logging.INFO, event, fields)
 
-    def warning(self, event: str, *, cause: BaseException | None = None, **fields: Any) -> None:
+    def warning(self, event: str, /, *, cause: BaseException | None = None, **fields: Any) -> None:
         self._log(logging.WARNING, event, fields, cause)
 
-    def error(self, event: str, *, cause: BaseException | None = None, **fields: Any) -> None:
+    def error(self, event: str, /, *, cause: BaseException | None = None, **fields: Any) -> None:
         self._log(logging.ERROR, event, fields, cause)
 
     def _log(self, level: int, event: str, fields: dict[str, Any], cause: BaseException | None = None) -> None:
