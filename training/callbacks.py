@@ -79,7 +79,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
             self.model.set_weights(self._best_weights)
 
     def _save(self) -> None:
-        arrays = {f"state_{index}": np.array(variable) for index, variable in enumerate(_state(self.model))}
+        arrays = {f"state_{index}": variable.numpy() for index, variable in enumerate(_state(self.model))}
         arrays |= {f"best_{index}": weight for index, weight in enumerate(self._best_weights)}
         temporary = self._path.with_suffix(".tmp")
         with temporary.open("wb") as file:

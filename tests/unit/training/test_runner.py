@@ -1,0 +1,166 @@
+"""A whole training run on a small table: repeatable, resumable, exported and reported. One TensorFlow process."""
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from services.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.manifest import Manifest
+from training.options import parse
+from training.pipeline import Source
+from training.pipelines import find
+from training.report import number
+from training.runner import Interrupted, Job, Outcome, train
+
+SETTINGS = ["epochs=4", "units=8", "bins=0", "batch_size=16"]
+Settings = list[str]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "prices.csv"
+    random = np.random.default_rng(0)
+    rows = ["size,age,city,price"]
+    for index in range(160):
+        size, age = random.uniform(20, 200), random.uniform(0, 90)
+        city = ("Ulm", "Bonn", "Kiel")[index % 3]
+        price = 3 * size - 2 * age + {"Ulm": 0, "Bonn": 40, "Kiel": 90}[city] + random.normal(0, 5)
+        rows.append(f"{size:.2f},{age:.1f},{'' if index % 10 == 0 else city},{price:.2f}")
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def job(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("work")
+    pipeline = find("regressor")
+    options = parse(pipeline.options, SETTINGS)
+    return Job(pipeline, options, Source(table, "price"), "prices", folder / "models", folder / "runs")
+
+
+@pytest.fixture(scope="module")
+def first(job: Job) -> tuple[Outcome, str]:
+    return run(job)
+
+
+def run(job: Job) -> tuple[Outcome, str]:
+    console = Console(file=io.StringIO(), width=120)
+    outcome = train(job, console)
+    assert isinstance(console.file, io.StringIO)
+    return outcome, console.file.getvalue()
+
+
+def test_the_metrics_are_those_of_the_table_on_the_terminal(first: tuple[Outcome, str]) -> None:
+    outcome, printed = first
+    assert set(outcome.metrics) == {"rmse", "mae", "r2"}
+    assert number(outcome.metrics["rmse"]) in printed
+    assert "linear model" in printed
+
+
+def test_no_progress_bar_is_drawn_where_there_is_no_terminal(first: tuple[Outcome, str]) -> None:
+    assert "trained 4 epochs" in first[1]
+    assert "epoch 1/4" not in first[1]
+
+
+def test_the_export_carries_metrics_baseline_and_provenance(first: tuple[Outcome, str], job: Job) -> None:
+    outcome, _ = first
+    manifest = Manifest.read(job.repository / "prices" / str(outcome.exported.version))
+    assert manifest.metrics == outcome.metrics
+    assert manifest.baseline == outcome.baseline.metrics
+    assert manifest.provenance.dataset == "prices.csv"
+    assert manifest.provenance.options["units"] == [8]
+    assert "keras" in manifest.provenance.packages
+
+
+def test_the_report_is_one_file_that_needs_no_network(first: tuple[Outcome, str]) -> None:
+    html = first[0].run.report.read_text(encoding="utf-8")
+    assert "Residuals" in html
+    assert "prices.csv" in html
+    assert html.count("data:image/") >= 3
+    assert not re.search(r"<script|<link|(src|href)=\"(?!data:)", html)
+
+
+def test_tensorboard_logs_are_written(first: tuple[Outcome, str]) -> None:
+    assert list(first[0].run.tensorboard.rglob("events.out.tfevents.*"))
+
+
+def test_a_second_run_with_the_same_seed_gives_the_same_figures(first: tuple[Outcome, str], job: Job) -> None:
+    again, _ = run(job)
+    assert again.metrics == first[0].metrics
+    assert again.history == first[0].history
+    assert again.exported.version == first[0].exported.version + 1
+
+
+def test_an_interrupted_run_continues_from_its_last_epoch(job: Job, interrupt_after: Callable[[int], None]) -> None:
+    job = replace(job, name="resumed")
+    interrupt_after(2)
+    with pytest.raises(Interrupted, match="after 2 epochs; --resume continues") as caught:
+        run(job)
+    record = json.loads((caught.value.run.directory / "run.json").read_text())
+    assert record["status"] == "running"
+    interrupt_after(0)
+    outcome, printed = run(replace(job, resume=True))
+    assert "resuming after epoch 2 of at most 4" in printed
+    assert outcome.run.directory == caught.value.run.directory
+    assert len(outcome.history) == 4
+    with pytest.raises(NotFound, match="Nothing to resume"):
+        run(replace(job, resume=True))
+
+
+def test_a_run_with_other_options_is_not_resumed(job: Job, interrupt_after: Callable[[int], None]) -> None:
+    job = replace(job, name="changed")
+    interrupt_after(1)
+    with pytest.raises(Interrupted):
+        run(job)
+    other = replace(job, resume=True, options=replace(job.options, seed=7))
+    with pytest.raises(FailedPrecondition, match="seed was 0 and is now 7"):
+        run(other)
+
+
+def test_early_stopping_keeps_the_best_weights(job: Job) -> None:
+    options = parse(
+        job.pipeline.options, ["epochs=60", "patience=2", "units=32", "learning_rate=0.3", "schedule=constant"]
+    )
+    outcome, _ = run(replace(job, name="stopped", options=options))
+    losses = [entry["val_loss"] for entry in outcome.history]
+    assert len(losses) < 60
+    assert len(losses) - 1 - int(np.argmin(losses)) == 2
+
+
+def test_a_diverging_run_says_so_and_exports_nothing(job: Job) -> None:
+    options = parse(job.pipeline.options, ["learning_rate=1e30", "units=8", "schedule=constant", "activation=elu"])
+    with pytest.raises(FailedPrecondition, match="Training diverged"):
+        run(replace(job, name="diverged", options=options))
+    assert not (job.repository / "diverged").exists()
+
+
+def test_a_name_that_is_no_folder_name_is_refused(job: Job) -> None:
+    with pytest.raises(InvalidArgument, match="Expected a model name"):
+        run(replace(job, name="../up"))
+
+
+@pytest.fixture
+def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Raise KeyboardInterrupt in the middle of the epoch after the given one, as Ctrl-C would; 0 for never."""
+    import keras
+
+    from training.callbacks import EpochProgress
+
+    def arm(epochs: int) -> None:
+        class Interrupting(EpochProgress):
+            def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+                if epochs and epoch == epochs:
+                    raise KeyboardInterrupt
+
+        monkeypatch.setattr("training.callbacks.EpochProgress", Interrupting)
+
+    assert issubclass(EpochProgress, keras.callbacks.Callback)
+    yield arm
