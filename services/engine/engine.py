@@ -169,6 +169,8 @@ class Engine:
 
     def acquire(self, model: str, version: int | None = None, label: str | None = None) -> Handle:
         """Hold one version, so that it stays loaded: a context manager. Raises as `submit` does for an unknown one."""
+        if self._stopped:
+            raise ShuttingDown("The server is shutting down.")
         return Handle(self._find(model, version, label))
 
     def models(self) -> tuple[str, ...]:
