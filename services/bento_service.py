@@ -6,6 +6,8 @@ the docs page and, mounted behind them, both REST dialects, health and metrics. 
 Set BENTOML_DO_NOT_TRACK=true in the environment of `bentoml serve`: its command line reports usage before it reads this file.
 """
 
+import logging
+
 import bentoml
 
 from services.app import Server
@@ -36,19 +38,24 @@ _protocols = _Protocols()
 class ModelService(TypedEndpoints):
     """Typed endpoints, one per task, beside both protocol dialects over gRPC and REST."""
 
-    @bentoml.on_startup
+    @bentoml.on_startup  # type: ignore[untyped-decorator]  # BentoML's hooks have no types
     async def start(self) -> None:
         """Load the models and open gRPC."""
         settings = read_settings()
         configure_logging(settings.log_level, settings.log_format)
+        logging.getLogger("uvicorn.access").propagate = False  # the metrics count requests; a line each would cost more
         self._server = server = Server(settings)
         self.calls = TypedCalls(server.engine)
         self.info, self.max_body_bytes = server.info, settings.max_body_bytes
         _protocols.app = server.http_app(None)
-        port = await server.start()
+        try:
+            port = await server.start()
+        except BaseException:
+            await server.stop()
+            raise
         _log.info("ready", grpc=f"{settings.host}:{port}", models=", ".join(server.engine.models()) or "none")
 
-    @bentoml.on_shutdown
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # BentoML's hooks have no types
     async def stop(self) -> None:
         """Drain: readiness turns false, running requests finish, models unload."""
         await self._server.drain()

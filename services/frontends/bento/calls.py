@@ -78,6 +78,8 @@ class TypedCalls:
         Raises NotFound where no served model is for the task, InvalidArgument where several are.
         """
         tasks = {name: self.task(name) for name in self.engine.models()}
+        if not tasks:
+            self.engine.acquire(endpoint.family).release()  # raises: the server is stopping, or serves nothing
         if tasks.get(endpoint.family, "") in (endpoint.task, None):
             return endpoint.family
         fitting = sorted(name for name, task in tasks.items() if task == endpoint.task)

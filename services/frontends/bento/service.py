@@ -201,7 +201,7 @@ class _Post:
         started, model, version, code = engine.clock(), "", None, errors.OK
         try:
             call = await self._read(scope, receive)
-            model = call.model or ""
+            model = call.model if isinstance(call.model, str) else ""
             answer = await self._app.call(endpoint, call)
             model, version = answer["model"], answer["version"]
             response = Response(orjson.dumps(answer), compressible=True)

@@ -1,6 +1,8 @@
 """The real engine over toy models of every task, and an HTTP client on the app in this process."""
 
 import asyncio
+import importlib
+import warnings
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +16,14 @@ from services.testing_typed import toys, write_family
 
 Test: TypeAlias = Callable[[httpx.AsyncClient, Engine], Coroutine[Any, Any, Any]]
 Serve: TypeAlias = Callable[..., Any]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bentoml_is_imported() -> None:
+    """BentoML's dependencies warn of their own deprecations while they are imported; afterwards warnings are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("services.frontends.bento.service")
 
 
 @pytest.fixture(scope="session")
