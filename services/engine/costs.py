@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-_WEIGHT = 0.2  # of the newest measurement; about ten batches forget an outlier
+_WEIGHT = 0.2  # of the newest measurement
+_LARGEST_STEP = 2.0  # a run that the machine interrupted says nothing of the model: it counts as twice the estimate at most
 _UNMEASURED = float("inf")
 
 
@@ -25,7 +26,9 @@ class CostTable:
     def observe(self, elements: int, seconds: float) -> None:
         bucket = elements.bit_length()
         before = self._buckets.get(bucket)
-        self._buckets[bucket] = seconds if before is None else before + _WEIGHT * (seconds - before)
+        if before is not None:
+            seconds = before + _WEIGHT * (min(seconds, _LARGEST_STEP * before) - before)
+        self._buckets[bucket] = seconds
         self._estimates.clear()
 
     def estimate(self, elements: int) -> float:

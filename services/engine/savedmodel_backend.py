@@ -55,7 +55,7 @@ class SavedModelBackend:
             names = outputs or tuple(spec.name for spec in self.signatures[signature].outputs)
             return {name: np.asarray(results[name].numpy()) for name in names}
         except self._tf.errors.InvalidArgumentError as error:
-            raise InvalidArgument(f"The model refuses these values: {_first_line(error)}") from error
+            raise InvalidArgument(f"The model refuses these values: {_reason(error)}") from error
         except Exception as error:
             raise _internal(error) from error
 
@@ -83,8 +83,11 @@ def _spec(name: str, spec: Any) -> TensorSpec:
     return TensorSpec(name, dtype, tuple(DYNAMIC if axis is None else axis for axis in spec.shape.as_list()))
 
 
-def _first_line(error: Any) -> str:
-    return str(error.message).splitlines()[0][:500] if getattr(error, "message", "") else type(error).__name__
+def _reason(error: Any) -> str:
+    """The line that says what is wrong: TensorFlow puts it between where the node was defined and the node's name."""
+    lines = [line.strip() for line in str(getattr(error, "message", "")).splitlines() if line.strip()]
+    named = next((i for i, line in enumerate(lines) if line.startswith("[[")), 0)
+    return lines[max(0, named - 1)][:500] if lines else type(error).__name__
 
 
 def _internal(error: Exception) -> CornetError:

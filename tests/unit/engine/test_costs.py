@@ -27,9 +27,19 @@ def test_a_larger_size_costs_in_proportion():
     assert costs.estimate(1000) == pytest.approx(0.5 * 8)
 
 
-def test_an_outlier_is_forgotten():
+def test_an_interrupted_run_hardly_counts():
     costs = CostTable()
+    costs.observe(1, 1e-5)
     costs.observe(1, 10.0)
+    assert costs.estimate(1) == pytest.approx(1.2e-5)
+
+
+def test_a_lasting_change_is_learnt_both_ways():
+    costs = CostTable()
+    costs.observe(1, 0.001)
+    for _ in range(60):
+        costs.observe(1, 0.5)
+    assert costs.estimate(1) == pytest.approx(0.5, rel=0.05)
     for _ in range(60):
         costs.observe(1, 0.001)
     assert costs.estimate(1) == pytest.approx(0.001, rel=0.05)
