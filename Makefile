@@ -30,7 +30,7 @@ $(INSTALLED): $(LOCK) pyproject.toml
 	@rm -f $(VENV)/.installed-* && touch $@
 
 demo: $(INSTALLED) ## Train, prove, export, serve and call all seven families (about four minutes)
-	$(BIN)/cornet demo
+	$(BIN)/python -m training.demo
 
 test: $(INSTALLED) ## Run every test, fast ones first
 	$(BIN)/python -m pytest tests
