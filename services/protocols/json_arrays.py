@@ -100,12 +100,13 @@ def number_text(values: np.ndarray) -> bytes:
     """
     if values.ndim == 0:
         return number_text(values.reshape(1))[1:-1]
-    if not values.dtype.isnative:
-        values = values.astype(values.dtype.newbyteorder("="))
-    text = orjson.dumps(np.ascontiguousarray(values), option=orjson.OPT_SERIALIZE_NUMPY)
-    if values.dtype.kind != "f" or b"null" not in text:
-        return text
-    return _with_tokens(text, values)
+    return finite_text(values) or _with_tokens(_dump(values), values)
+
+
+def finite_text(values: np.ndarray) -> bytes | None:
+    """A numeric array of at least one axis as standard JSON; None where an element is NaN or infinite."""
+    text = _dump(values)
+    return None if values.dtype.kind == "f" and b"null" in text else text
 
 
 def is_finite(values: np.ndarray) -> bool:
@@ -120,6 +121,12 @@ def _to_strings(leaves: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
         if strings[index] is None:
             return None
     return strings.reshape(shape)
+
+
+def _dump(values: np.ndarray) -> bytes:
+    if not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
+    return orjson.dumps(np.ascontiguousarray(values), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _with_tokens(text: bytes, values: np.ndarray) -> bytes:

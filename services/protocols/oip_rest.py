@@ -24,7 +24,7 @@ import orjson
 
 from services.engine.request import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse
 from services.errors import InvalidArgument, Unimplemented
-from services.protocols.json_arrays import flatten, is_finite, json_type, number_text, string_values, to_array
+from services.protocols.json_arrays import finite_text, flatten, json_type, string_values, to_array
 from services.protocols.json_text import describe, parse_object
 from services.protocols.oip_raw import datatype_of, decode_raw, encode_raw
 from services.protocols.shapes import checked_shape, expect_count
@@ -266,12 +266,13 @@ def _json_data(name: str, array: np.ndarray) -> Any:
         raise InvalidArgument(
             f'Output "{name}": sending FP16 data via JSON is not supported. Please use the binary data format for output.'
         )
-    if not is_finite(array):
+    text = finite_text(array.ravel())
+    if text is None:
         raise InvalidArgument(
             f'Output "{name}": expected finite values, as JSON can carry. Received: NaN or Infinity from the model. '
             f"Please use the binary data format for output."
         )
-    return orjson.Fragment(number_text(array.ravel()))
+    return orjson.Fragment(text)
 
 
 def _parameters(item: Mapping[str, Any], where: str) -> dict[str, Any]:

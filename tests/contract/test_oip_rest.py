@@ -1,5 +1,6 @@
 """tritonclient.http, unchanged, against a server process."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 
@@ -7,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from services.tensors import DTYPES
@@ -146,3 +148,14 @@ def test_curl_style_json(server):
     body = {"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [[1], [2]]}]}
     answer = httpx.post(f"{server.http_url}/v2/models/half_plus_two/infer", content=json.dumps(body))
     assert answer.json()["outputs"] == [{"name": "y", "datatype": "FP32", "shape": [2, 1], "data": [2.5, 3.0]}]
+
+
+def test_the_asynchronous_client(server):
+    async def ask() -> list[object]:
+        async with triton_aio.InferenceServerClient(server.http_url.removeprefix("http://")) as client:
+            inputs = [triton_aio.InferInput("x", (1, 1), "FP32")]
+            inputs[0].set_data_from_numpy(np.array([[1]], np.float32))
+            answer = await client.infer("half_plus_two", inputs, response_compression_algorithm="gzip")
+            return answer.as_numpy("y").tolist()
+
+    assert asyncio.run(ask()) == [[2.5]]

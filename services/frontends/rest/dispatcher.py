@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import ceil
 from urllib.parse import quote
 
 import orjson
@@ -24,7 +25,7 @@ from services.frontends.rest.http import (
     read_body,
 )
 from services.frontends.rest.lifespan import run_lifespan
-from services.frontends.rest.routes import Inference, Route, RouteTable
+from services.frontends.rest.routes import Inference, MethodNotAllowed, Route, RouteTable
 from services.frontends.status import Dialect, http_status
 from services.server_info import ServerInfo
 from services.telemetry.log import get_logger
@@ -87,7 +88,7 @@ class Dispatcher:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _serve(
-        self, route: Route, parts: dict[str, str], path: str, scope: Scope, receive: Receive, send: Send
+        self, route: Route, parts: Mapping[str, str], path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Answer one request of a route, and count it."""
         started = time.perf_counter()
@@ -168,7 +169,7 @@ class Dispatcher:
         self._metrics.observe_request(protocol, "unknown", "", None, code, time.perf_counter() - started)
         await response.send(send, head=method == "HEAD")
 
-    def _count(self, route: Route, parts: dict[str, str], version: int | None, code: int, started: float) -> None:
+    def _count(self, route: Route, parts: Mapping[str, str], version: int | None, code: int, started: float) -> None:
         seconds = time.perf_counter() - started
         self._metrics.observe_request(route.protocol, route.name, parts.get("model", ""), version, code, seconds)
 
@@ -200,7 +201,9 @@ def error_response(error: CornetError, dialect: Dialect) -> Response:
     """An error as both dialects write it: `{"error": "..."}` under the dialect's status."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
     if isinstance(error, QueueFull):
-        headers = ((b"retry-after", b"%d" % max(1, round(error.retry_after_s))),)
+        headers = ((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))),)
+    elif isinstance(error, MethodNotAllowed):
+        return Response(orjson.dumps({"error": str(error)}), status=405, headers=((b"allow", error.allow),))
     elif isinstance(error, PayloadTooLarge):
         headers = ((b"connection", b"close"),)  # what the client still sends of the body is not read
     return Response(orjson.dumps({"error": str(error)}), status=http_status(error, dialect), headers=headers)
@@ -212,10 +215,9 @@ def _other_method(route: Route, method: str, path: str, headers: dict[bytes, byt
         if method == "OPTIONS":
             return _preflight(headers, route.allow)
         raise tfs.malformed(method, path)
-    allow = ((b"allow", route.allow),)
     if method == "OPTIONS":
-        return Response(headers=allow)
-    return Response(b'{"error":"Method Not Allowed"}', status=405, headers=allow)
+        return Response(headers=((b"allow", route.allow),))
+    raise MethodNotAllowed(route.allow)
 
 
 def _preflight(headers: dict[bytes, bytes], allow: bytes) -> Response:

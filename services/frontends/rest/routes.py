@@ -1,13 +1,14 @@
 """The route table: which path and method is whose, found once per path and remembered."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 from urllib.parse import unquote
 
 from services.engine.request import InferenceRequest, InferenceResponse
+from services.errors import Unimplemented
 from services.frontends.rest.http import Request, Response
 from services.frontends.status import Dialect
 
@@ -25,6 +26,17 @@ Handler: TypeAlias = Callable[[Request], Response | Inference]
 
 GET = ("GET", "HEAD")
 POST = ("POST",)
+
+_LONGEST_REMEMBERED = 512
+"""Longer paths are matched anew each time, so that the memory of paths stays small."""
+
+
+class MethodNotAllowed(Unimplemented):
+    """The path is served, by other methods: those in `allow`."""
+
+    def __init__(self, allow: bytes) -> None:
+        super().__init__("Method Not Allowed")
+        self.allow = allow
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +60,13 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = tuple(routes)
-        self.find = lru_cache(maxsize=1024)(self._find)
+        self._remembered = lru_cache(maxsize=1024)(self._match)
 
-    def _find(self, path: str) -> tuple[Route, dict[str, str]] | None:
+    def find(self, path: str) -> tuple[Route, Mapping[str, str]] | None:
         """The route of a path as it was sent (percent-encoded), and the pattern's named groups, decoded."""
+        return self._remembered(path) if len(path) <= _LONGEST_REMEMBERED else self._match(path)
+
+    def _match(self, path: str) -> tuple[Route, Mapping[str, str]] | None:
         for route in self._routes:
             match = route.pattern.fullmatch(path)
             if match is not None:

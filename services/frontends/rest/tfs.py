@@ -13,7 +13,7 @@ from services.frontends.status import Dialect
 from services.protocols import tfs_rest
 
 PROTOCOL = "tfs-rest"
-PREFIX = re.compile(r"/v1(/.*)?", re.IGNORECASE)
+PREFIX = re.compile(r"/v1/.*", re.IGNORECASE | re.ASCII | re.DOTALL)
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _MAX_VERSION = 2**63 - 1
@@ -23,7 +23,7 @@ def routes(engine: Engine) -> Iterable[Route]:
     """Paths are matched in any case, as there; names in them keep theirs."""
 
     def route(name: str, pattern: str, methods: tuple[str, ...], handler: Handler) -> Route:
-        return Route(name, PROTOCOL, Dialect.TFS, re.compile(pattern, re.IGNORECASE), methods, handler)
+        return Route(name, PROTOCOL, Dialect.TFS, re.compile(pattern, re.IGNORECASE | re.ASCII), methods, handler)
 
     yield route("predict", rf"{_MODEL}:predict", POST, partial(_predict, engine))
     yield route("classify", rf"{_MODEL}:(?P<method>classify|regress)", POST, _classify_or_regress)

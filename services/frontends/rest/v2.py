@@ -19,7 +19,7 @@ from services.server_info import ServerInfo
 from services.tensors import Signature
 
 PROTOCOL = "oip-rest"
-PREFIX = re.compile(r"/v2(/.*)?")
+PREFIX = re.compile(r"/v2/.*", re.DOTALL)
 NOT_READY = 400
 """The status of a health or readiness question whose answer is no, as Triton answers it."""
 

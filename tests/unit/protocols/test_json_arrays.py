@@ -4,18 +4,21 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from services.protocols.json_arrays import decode_base64, flatten, number_text, to_array
 from services.tensors import BY_NAME, DTYPES
 
+QUICK = settings(deadline=None, max_examples=40)
+
 NUMERIC = [dtype for dtype in DTYPES if not dtype.is_string]
 _shapes = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 
 
 @pytest.mark.parametrize("dtype", NUMERIC, ids=lambda dtype: dtype.name)
+@QUICK
 @given(data=st.data())
 def test_every_value_survives_the_way_to_text_and_back(dtype, data):
     array = data.draw(npst.arrays(dtype.numpy, _shapes))
@@ -28,6 +31,7 @@ def test_every_value_survives_the_way_to_text_and_back(dtype, data):
         assert back.size == 0
 
 
+@QUICK
 @given(npst.arrays(st.sampled_from([np.float32, np.float64, np.float16]), _shapes.filter(lambda shape: 0 not in shape)))
 def test_floats_always_carry_a_point_or_an_exponent(array):
     text = number_text(array).decode().replace("[", "").replace("]", "")

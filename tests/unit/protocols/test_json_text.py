@@ -4,11 +4,13 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.errors import InvalidArgument
 from services.protocols.json_text import describe, parse_object
+
+QUICK = settings(deadline=None, max_examples=40)
 
 DEEP = 500_000
 
@@ -76,12 +78,14 @@ _values = st.recursive(
 )
 
 
+@QUICK
 @given(st.dictionaries(st.text(), _values, max_size=4))
 def test_any_document_is_read_as_the_standard_library_reads_it(document):
     text = json.dumps(document)
     assert parse_object(text.encode(), allow_not_finite=True) == json.loads(text)
 
 
+@QUICK
 @given(_values)
 def test_short_values_are_described_as_compact_json(value):
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -13,6 +13,8 @@ from services.engine.request import InferenceRequest, InferenceResponse
 from services.errors import InvalidArgument, Unimplemented
 from services.protocols import oip_rest
 from services.tensors import BY_NAME, DTYPES, Signature, TensorSpec
+
+QUICK = settings(deadline=None, max_examples=40)
 
 
 def decode(document: object, tail: bytes | None = None) -> oip_rest.Infer:
@@ -44,6 +46,7 @@ def resend(document: dict[str, object]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+@QUICK
 @given(data=st.data())
 def test_every_element_type_makes_the_round_trip_in_binary(dtype, data):
     array = draw_array(data, dtype)
@@ -55,6 +58,7 @@ def test_every_element_type_makes_the_round_trip_in_binary(dtype, data):
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype.name != "float16"], ids=lambda dtype: dtype.name)
+@QUICK
 @given(data=st.data())
 def test_every_element_type_but_fp16_makes_the_round_trip_in_json(dtype, data):
     elements = st.text().map(str.encode) if dtype.is_string else None

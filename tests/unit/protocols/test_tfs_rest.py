@@ -6,13 +6,15 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from services.errors import InvalidArgument, ModelNotReady
 from services.protocols import tfs_rest
 from services.tensors import BY_NAME, DTYPES, Signature, TensorSpec
+
+QUICK = settings(deadline=None, max_examples=40)
 
 
 def spec(name: str, dtype: str, *shape: int) -> TensorSpec:
@@ -40,6 +42,7 @@ def as_json(body: bytes) -> object:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("row_format", [True, False])
+@QUICK
 @given(data=st.data())
 def test_every_element_type_makes_the_round_trip(dtype, row_format, data):
     shape = data.draw(npst.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=4))
@@ -221,6 +224,7 @@ def test_answers_that_row_format_cannot_say(outputs, words):
         tfs_rest.encode_predict(outputs, row_format=True)
 
 
+@QUICK
 @given(st.binary())
 def test_bytes_outputs_carry_any_bytes(value):
     answer = as_json(tfs_rest.encode_predict({"image_bytes": np.array([value], object)}, row_format=True))

@@ -168,12 +168,14 @@ def test_requests_are_counted_under_names_that_clients_cannot_invent(rest):
     rest.post("/v2/models/nosuch1/infer", {"inputs": []})
     rest.get("/v1/models/nosuch2")
     rest.get("/v1/nosuch3")
+    rest.get("/livez", method="DELETE")
     rest.get("/v2/nosuch4")
     rest.get("/nosuch5")
     counted = rest.counted()
     assert ("tfs-rest", "predict", "half_plus_two", "1", "OK") in counted
     assert ("oip-rest", "infer", "unknown", "", "NOT_FOUND") in counted
     assert ("tfs-rest", "status", "unknown", "", "NOT_FOUND") in counted
+    assert ("http", "livez", "", "", "UNIMPLEMENTED") in counted
     assert ("tfs-rest", "unknown", "", "", "INVALID_ARGUMENT") in counted
     assert not [labels for labels in counted if "nosuch" in str(labels)]
 

@@ -131,7 +131,7 @@ def test_status_lets_a_label_pass_unread(rest):
         ("/v1/models/nosuch/metadata", 404, "Servable not found for request: Latest(nosuch)"),
         ("/v1/models", 400, "Missing model name in request."),
         ("/v1/models/", 400, "Malformed request: GET /v1/models/"),
-        ("/v1", 400, "Malformed request: GET /v1"),
+        ("/v1/", 400, "Malformed request: GET /v1/"),
         ("/v1/models/offset/", 400, "Malformed request: GET"),
         ("/v1/models/offset:predict", 400, "Malformed request: GET /v1/models/offset:predict"),
     ],
