@@ -10,7 +10,7 @@ from struct import Struct
 import numpy as np
 
 from services.errors import InvalidArgument
-from services.protocols.shapes import expect_count
+from services.protocols.shapes import expect_count, view_bytes
 from services.tensors import BY_OIP, DType, dtype_of
 
 _LENGTH = Struct("<I")
@@ -33,11 +33,7 @@ def decode_raw(data: bytes | memoryview, dtype: DType, shape: tuple[int, ...], c
     """
     if dtype.is_string:
         return _decode_strings(bytes(data), shape, count, name)
-    expect_count(name, f"bytes of {dtype.oip}", shape, count * dtype.itemsize, len(data))
-    if dtype.name == "bool":  # any byte but 0 is true; numpy's bool must hold 0 or 1
-        return np.not_equal(np.frombuffer(data, np.uint8), 0).reshape(shape)
-    array: np.ndarray = np.frombuffer(data, dtype.numpy.newbyteorder("<")).reshape(shape)
-    return array
+    return view_bytes(data, dtype, shape, count, name, f"bytes of {dtype.oip}")
 
 
 def encode_raw(array: np.ndarray) -> bytes:

@@ -1,14 +1,20 @@
-"""Checks on a tensor's declared shape, before anything is allocated for it."""
+"""A tensor's declared shape: checks before anything is allocated for it, and its bytes as an array of it."""
 
 from collections.abc import Sequence
 from math import prod
 
+import numpy as np
+
 from services.errors import InvalidArgument
+from services.tensors import DTYPES, DType
 
 MAX_RANK = 64
 """numpy's own limit."""
 _MAX_ELEMENTS = 2**48
 """Bounds the product of an empty tensor's other axes, which no data bounds."""
+
+LITTLE_ENDIAN = {dtype.name: dtype.numpy.newbyteorder("<") for dtype in DTYPES}
+"""The byte order of both dialects' raw bytes, by element type."""
 
 
 def checked_shape(dims: Sequence[int], name: str) -> tuple[tuple[int, ...], int]:
@@ -30,6 +36,20 @@ def expect_count(name: str, what: str, shape: tuple[int, ...], expected: int, re
         raise InvalidArgument(
             f'Tensor "{name}": expected {expected} {what} for shape {_shown(shape)}. Received: {received}.'
         )
+
+
+def view_bytes(
+    data: bytes | memoryview, dtype: DType, shape: tuple[int, ...], count: int, name: str, what: str
+) -> np.ndarray:
+    """Row-major little-endian bytes of any type but strings as an array: a read-only view, but for bool.
+
+    `count` is the shape's product, `what` names the bytes in the error. Raises InvalidArgument where they are not exactly
+    those of the shape.
+    """
+    expect_count(name, what, shape, count * dtype.itemsize, len(data))
+    if dtype.name == "bool":  # any byte but 0 is true; numpy's bool must hold 0 or 1
+        return np.not_equal(np.ndarray(shape, np.uint8, data), 0)
+    return np.ndarray(shape, LITTLE_ENDIAN[dtype.name], data)
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from services.errors import InvalidArgument
 from services.protocols.messages import DATA_TYPE_NAMES, TensorProto
-from services.protocols.shapes import checked_shape, expect_count
+from services.protocols.shapes import LITTLE_ENDIAN, checked_shape, expect_count, view_bytes
 from services.protocols.wire import delimited, packed_values, tag, varint
 from services.tensors import BY_TF_ENUM, DTYPES, DType, dtype_of
 
@@ -45,21 +45,13 @@ def decode(tensor: Any, name: str) -> np.ndarray:
         return _fill(_typed_values(tensor, dtype, name), shape, count, name)
     if dtype.is_string:
         return _strings_of_content(content, shape, count, name)
-    expect_count(name, f"bytes of {dtype.name} in tensor_content", shape, count * dtype.itemsize, len(content))
-    if dtype.name == "bool":  # any byte but 0 is true; numpy's bool must hold 0 or 1
-        return np.not_equal(np.frombuffer(content, np.uint8), 0).reshape(shape)
-    array: np.ndarray = np.frombuffer(content, _little_endian(dtype)).reshape(shape)
-    return array
+    return view_bytes(content, dtype, shape, count, name, f"bytes of {dtype.name} in tensor_content")
 
 
 def encode(array: np.ndarray) -> bytes:
     """The serialised TensorProto of an array, in typed fields. Raises InvalidArgument for a dtype outside the table."""
     dtype = dtype_of(array)
     return _header(dtype.tf_enum, array.shape) + _ENCODERS[dtype.name](array)
-
-
-def _little_endian(dtype: DType) -> np.dtype[Any]:
-    return dtype.numpy.newbyteorder("<")
 
 
 # Reading.
@@ -69,9 +61,9 @@ def _typed_values(tensor: Any, dtype: DType, name: str) -> np.ndarray:
     """The values of the typed field that belongs to the dtype, as many as were sent, 1-D."""
     match dtype.name:
         case "float32":
-            return packed_values(tensor, "float_val", 5, _little_endian(dtype))
+            return packed_values(tensor, "float_val", 5, LITTLE_ENDIAN[dtype.name])
         case "float64":
-            return packed_values(tensor, "double_val", 6, _little_endian(dtype))
+            return packed_values(tensor, "double_val", 6, LITTLE_ENDIAN[dtype.name])
         case "string":
             return _object_array(tensor.string_val)
         case "float16":

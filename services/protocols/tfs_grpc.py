@@ -4,6 +4,7 @@ Sources: tensorflow_serving/servables/tensorflow/{predict_impl,predict_util,get_
 model_servers/get_model_status_impl.cc, for which fields count, what answers echo, and the error texts.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,7 +49,8 @@ def decode_predict(data: bytes) -> InferenceRequest:
     address = _address(message)
     outputs = tuple(message.output_filter)
     if len(set(outputs)) < len(outputs):
-        raise InvalidArgument(f"Expected each output once in output_filter. Received: {', '.join(outputs)}.")
+        twice = next(name for name, count in Counter(outputs).items() if count > 1)
+        raise InvalidArgument(f"duplicate output tensor alias: {twice}. Expected each output once in output_filter.")
     return InferenceRequest(
         model=address.model,
         inputs={name: tensor_proto.decode(tensor, name) for name, tensor in message.inputs.items()},
@@ -75,7 +77,7 @@ def decode_metadata_request(data: bytes) -> ModelAddress:
     address = _address(message)
     if not message.metadata_field:
         raise InvalidArgument(
-            "GetModelMetadataRequest must specify at least one metadata_field. Expected: signature_def."
+            f"GetModelMetadataRequest must specify at least one metadata_field. Expected: {SIGNATURE_DEF}."
         )
     for name in message.metadata_field:
         if name != SIGNATURE_DEF:

@@ -161,7 +161,11 @@ ONE = np.array([[1.0]], np.float32)
         (predict_request("half_plus_two", x=np.array([[1]], np.int32)), grpc.StatusCode.INVALID_ARGUMENT, "int32"),
         (predict_request("mlp", features=np.zeros((1, 7), np.float32)), grpc.StatusCode.INVALID_ARGUMENT, "7"),
         (predict_request("half_plus_two", ("nope",), x=ONE), grpc.StatusCode.INVALID_ARGUMENT, "nope"),
-        (predict_request("half_plus_two", ("y", "y"), x=ONE), grpc.StatusCode.INVALID_ARGUMENT, "each output once"),
+        (
+            predict_request("half_plus_two", ("y", "y"), x=ONE),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "duplicate output tensor alias: y",
+        ),
     ],
 )
 def test_a_request_that_cannot_work_is_refused(stub, request_, code: grpc.StatusCode, text: str) -> None:

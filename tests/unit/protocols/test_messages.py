@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -44,8 +45,7 @@ def test_bytes_that_are_no_message_are_refused_by_its_name() -> None:
         messages.parse(messages.PredictRequest, b"\xff\xff", "PredictRequest")
 
 
-def test_the_committed_descriptor_set_is_what_the_proto_files_compile_to() -> None:
-    result = subprocess.run(
-        [sys.executable, "protos/compile.py", "--check"], check=False, capture_output=True, text=True, timeout=60
-    )
+def test_the_committed_descriptor_set_is_what_the_proto_files_compile_to(project: Path) -> None:
+    command = [sys.executable, project / "protos" / "compile.py", "--check"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr

@@ -68,7 +68,8 @@ def test_strings_that_do_not_fit_their_tensor_content_are_refused(content: bytes
 
 def test_tensor_content_is_not_copied() -> None:
     array = tensor_proto.decode(tensor("float32", 4, tensor_content=struct.pack("<4f", 1, 2, 3, 4)), "x")
-    assert isinstance(array.base.base if array.base is not None else None, bytes)
+    assert isinstance(array.base, bytes)
+    assert not array.flags.writeable
 
 
 def test_any_byte_but_zero_is_a_true_bool() -> None:

@@ -63,7 +63,7 @@ def test_version_zero_is_a_version_and_not_the_latest() -> None:
     [
         (PredictRequest(), "Missing ModelSpec"),
         (PredictRequest(model_spec={"signature_name": "s"}), r"ModelSpec has no name specified\."),
-        (PredictRequest(model_spec={"name": "m"}, output_filter=["a", "a"]), "each output once"),
+        (PredictRequest(model_spec={"name": "m"}, output_filter=["a", "a"]), "duplicate output tensor alias: a"),
         (PredictRequest(model_spec={"name": "m"}, inputs={"x": TensorProto(dtype=8)}), 'Tensor "x".*DT_COMPLEX64'),
     ],
 )
