@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_SEPARATORS = ",;\t"
 _GAP_FACTOR = 1.5
 _USUAL_QUANTILE = 0.95
 _MOST_GAPS_NAMED = 5
@@ -133,7 +134,10 @@ def _read_table(path: Path) -> "pd.DataFrame":
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
         else:
-            table = pd.read_csv(path, sep=None, engine="python", encoding="utf-8-sig", skipinitialspace=True)
+            with path.open(encoding="utf-8-sig") as file:
+                header = file.readline()
+            separator = max(_SEPARATORS, key=header.count)
+            table = pd.read_csv(path, sep=separator, encoding="utf-8-sig", skipinitialspace=True)
     except (ValueError, OSError, pd.errors.ParserError) as error:
         raise DataError(f"{path.name}: expected a table with a header. Received: {error}.") from error
     if len(table) == 0 or len(table.columns) < 2:

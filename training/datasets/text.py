@@ -63,9 +63,10 @@ def load_texts(path: Path, *, target: str | None = None, text: str = "", encodin
         if name and name not in header:
             raise DataError(f"{path.name}: expected a column {name!r}. Found: {', '.join(header)}.")
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
-    label_column = target or min((name for name in header if name != text), key=lambda name: len(set(columns[name])))
-    others = [name for name in header if name != label_column]
-    text_column = text or max(others, key=lambda name: sum(map(len, columns[name])))
+    lengths = {name: sum(map(len, values)) for name, values in columns.items()}
+    unread = [name for name in header if name != text]
+    label_column = target or min(unread, key=lambda name: (len(set(columns[name])), lengths[name]))
+    text_column = text or max((name for name in header if name != label_column), key=lengths.__getitem__)
     if text_column == label_column:
         raise DataError(f"{path.name}: expected two columns for text and label. Received: {text_column!r} for both.")
     for name in (text_column, label_column):
@@ -129,6 +130,8 @@ def _read(path: Path, encoding: str) -> tuple[list[str], list[list[str]]]:
         found = f"{len(rows)} lines, the first with {len(rows[0]) if rows else 0} fields"
         raise DataError(f"{path.name}: expected a header of two columns at least, and rows. Found: {found}.")
     header = [name.strip() for name in rows[0]]
+    if len(set(header)) < len(header):
+        raise DataError(f"{path.name}: expected different column names. Found: {', '.join(header)}.")
     for number, row in enumerate(rows[1:], 1):
         if len(row) != len(header):
             raise DataError(

@@ -48,10 +48,10 @@ class Options(CommonOptions):
     """Recurrent layers, one on the other."""
     units: Annotated[int, Bounds(1)] = 32
     """Units of each recurrent layer."""
-    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.0
+    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.2
     """Share of activations dropped after each recurrent layer while training."""
-    residual: bool = True
-    """Forecast the change from the last value rather than the value itself."""
+    shortcut: Literal["none", "last", "linear"] = "linear"
+    """What the network's output is added to: nothing, the last value, or the last value and a linear map of the window."""
     season: Annotated[int, Bounds(0)] = 0
     """Rows in a season; above 0, the baseline repeats the season before instead of the last value."""
     time: str = ""
@@ -133,13 +133,15 @@ class Lstm(Pipeline[Series, Options]):
         for index in range(options.layers):
             state = _recurrent(options, return_sequences=index < options.layers - 1)(state)
             state = layers.Dropout(options.dropout, seed=options.seed + index)(state)
-        # Untrained, a residual model answers the last value: the first steps start at persistence.
-        start = "zeros" if options.residual else "glorot_uniform"
-        forecast = layers.Dense(options.horizon, kernel_initializer=start)(state)
-        if options.residual:
-            column = examples.column
-            last = scaled[:, -1, column : column + 1]
-            forecast = layers.Add()([forecast, last])
+        # Untrained, a model with a shortcut answers the last value: the first steps start at persistence.
+        start = "glorot_uniform" if options.shortcut == "none" else "zeros"
+        parts = [layers.Dense(options.horizon, kernel_initializer=start)(state)]
+        if options.shortcut == "linear":
+            linear = layers.Dense(options.horizon, use_bias=False, kernel_initializer=start)
+            parts.append(linear(layers.Flatten()(scaled)))
+        if options.shortcut != "none":
+            parts.append(scaled[:, -1, examples.column : examples.column + 1])
+        forecast = layers.Add()(parts) if len(parts) > 1 else parts[0]
         column_mean, column_scale = float(mean[examples.column]), float(scale[examples.column])
         forecast = layers.Rescaling(column_scale, offset=column_mean, name="forecast")(forecast)
         model = keras.Model({"window": window}, forecast, name=self.family)
