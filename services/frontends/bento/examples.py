@@ -16,6 +16,7 @@ from services.processing.image import ImageProcessor
 from services.processing.series import SeriesProcessor
 from services.processing.tabular import Column, TabularProcessor
 
+_LARGEST_EXAMPLE = 32
 _TEXT = "Congratulations! You have won a prize. Reply now to claim it."
 
 
@@ -68,6 +69,9 @@ def _short(value: float) -> float:
 
 
 def _png(picture: np.ndarray) -> bytes:
+    """A small file: a large picture is shrunk, for an example has to be read, and the processor fits it to its size."""
     buffer = io.BytesIO()
-    Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(buffer, "PNG", optimize=True)
+    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+    image.thumbnail((_LARGEST_EXAMPLE, _LARGEST_EXAMPLE))
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

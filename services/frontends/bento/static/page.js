@@ -13,19 +13,9 @@ function row(table, name, text) {
   line.insertCell().textContent = text;
 }
 
-function kind(schema) {
-  if (schema.type === "array") return `list of ${kind(schema.items)}`;
-  if (schema.oneOf) return schema.oneOf.map(kind).join(" or ");
-  return schema.format === "byte" ? "base64" : schema.type;
-}
-
 function describe(schema) {
-  const detail = schema.description || (schema.items && schema.items.description) || "";
-  return `${kind(schema)}. ${detail}`;
-}
-
-function quoted(text) {
-  return `'${text.replaceAll("'", "'\\''")}'`;
+  const text = schema.description || (schema.items && schema.items.description) || "";
+  return schema.items ? `list. ${text}` : `${schema.type}. ${text}`;
 }
 
 function drawCurl(path, section) {
