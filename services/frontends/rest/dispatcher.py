@@ -149,23 +149,17 @@ class Dispatcher:
         """Paths below a dialect's prefix get that dialect's refusal, others the fallback."""
         started = time.perf_counter()
         method: str = scope["method"]
+        code = errors.NOT_FOUND
         if tfs.PREFIX.fullmatch(path):
-            protocol, error = tfs.PROTOCOL, tfs.malformed(method, path)
-            response = (
-                _preflight(dict(scope["headers"]), b"GET, HEAD, POST, OPTIONS")
-                if method == "OPTIONS"
-                else error_response(error, Dialect.TFS)
-            )
+            protocol, code, response = tfs.PROTOCOL, errors.INVALID_ARGUMENT, _malformed(method, path, scope)
         elif v2.PREFIX.fullmatch(path):
-            protocol = v2.PROTOCOL
-            response = Response(b'{"error":"Not Found"}', status=404)
+            protocol, response = v2.PROTOCOL, Response(b'{"error":"Not Found"}', status=404)
         elif self._fallback is not None:
             await self._fallback(scope, receive, send)
             return
         else:
-            protocol = health.PROTOCOL
-            response = Response(orjson.dumps({"error": f"Not Found: {path:.512}", "served": _SERVED}), status=404)
-        code = errors.INVALID_ARGUMENT if response.status == 400 else errors.NOT_FOUND
+            document = {"error": f"Not Found: {path:.512}", "served": _SERVED}
+            protocol, response = health.PROTOCOL, Response(orjson.dumps(document), status=404)
         self._metrics.observe_request(protocol, "unknown", "", None, code, time.perf_counter() - started)
         await response.send(send, head=method == "HEAD")
 
@@ -209,7 +203,7 @@ def error_response(error: CornetError, dialect: Dialect) -> Response:
     return Response(orjson.dumps({"error": str(error)}), status=http_status(error, dialect), headers=headers)
 
 
-def _other_method(route: Route, method: str, path: str, headers: dict[bytes, bytes]) -> Response:
+def _other_method(route: Route, method: str, path: str, headers: Mapping[bytes, bytes]) -> Response:
     """OPTIONS, and methods that the route has not: TensorFlow Serving calls those malformed."""
     if route.dialect is Dialect.TFS:
         if method == "OPTIONS":
@@ -220,7 +214,14 @@ def _other_method(route: Route, method: str, path: str, headers: dict[bytes, byt
     raise MethodNotAllowed(route.allow)
 
 
-def _preflight(headers: dict[bytes, bytes], allow: bytes) -> Response:
+def _malformed(method: str, path: str, scope: Scope) -> Response:
+    """TensorFlow Serving's answer below /v1 where nothing is: an error, but preflights are answered for any path."""
+    if method == "OPTIONS":
+        return _preflight(dict(scope["headers"]), b"GET, HEAD, POST, OPTIONS")
+    return error_response(tfs.malformed(method, path), Dialect.TFS)
+
+
+def _preflight(headers: Mapping[bytes, bytes], allow: bytes) -> Response:
     if not headers.get(b"origin", b"").startswith((b"http://", b"https://")):
         return error_response(FailedPrecondition("Origin header is missing in CORS preflight"), Dialect.TFS)
     return Response(headers=((b"allow", allow),))
