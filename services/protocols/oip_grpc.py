@@ -26,7 +26,7 @@ from services.protocols.messages import (
     parse,
 )
 from services.protocols.oip_raw import datatype_of, decode_raw, encode_raw
-from services.protocols.shapes import checked_shape, expect_count
+from services.protocols.shapes import checked_shape, expect_count, narrowed
 from services.protocols.wire import delimited, packed_values, tag, text, varint
 from services.tensors import DYNAMIC, DType, Signature, TensorSpec, dtype_of
 
@@ -191,23 +191,15 @@ def _integers(values: Any, count: int, dtype: DType, name: str) -> np.ndarray:
     """BOOL and integers; INT8, INT16, UINT8 and UINT16 travel in a wider field and are checked for their range."""
     if dtype.itemsize > 2 or dtype.name == "bool":
         return np.fromiter(values, dtype.numpy, count)
-    wide = np.fromiter(values, np.int64, count)
-    narrow = wide.astype(dtype.numpy)
-    if not np.array_equal(narrow, wide):
-        wrong = wide[narrow != wide][0]
-        raise InvalidArgument(f'Tensor "{name}": expected values of {dtype.oip}. Received: {wrong}.')
-    return narrow
+    return narrowed(np.fromiter(values, np.int64, count), dtype, name, dtype.oip)
 
 
 def _requested_outputs(outputs: Any) -> tuple[str, ...]:
-    names: dict[str, None] = {}
+    """Their names; the engine judges them."""
     for output in outputs:
-        if output.name in names:
-            raise InvalidArgument(f'Expected each requested output once. Received: "{output.name}" twice.')
         if output.parameters:
             _refuse(output.parameters, f'output "{output.name}"')
-        names[output.name] = None
-    return tuple(names)
+    return tuple(output.name for output in outputs)
 
 
 def _timeout_us(parameters: Mapping[str, Any]) -> int:
@@ -215,12 +207,10 @@ def _timeout_us(parameters: Mapping[str, Any]) -> int:
     if "timeout" not in parameters:
         return 0
     choice = parameters["timeout"].WhichOneof("parameter_choice")
-    timeout_us = getattr(parameters["timeout"], choice) if choice in {"int64_param", "uint64_param"} else -1
-    if timeout_us < 0:
-        raise InvalidArgument(
-            "Expected the parameter timeout in microseconds, an integer from 0. Received: another value."
-        )
-    return int(timeout_us)
+    value = getattr(parameters["timeout"], choice) if choice else None
+    if type(value) is not int or value < 0:
+        raise InvalidArgument(f"Expected the parameter timeout in microseconds, from 0. Received: {value!r:.60}.")
+    return value
 
 
 def _refuse(parameters: Mapping[str, Any], where: str) -> None:

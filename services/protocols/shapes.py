@@ -1,4 +1,4 @@
-"""A tensor's declared shape: checks before anything is allocated for it, and its bytes as an array of it."""
+"""Checks that both dialects share: on a declared shape before anything is allocated for it, and on the values sent for it."""
 
 from collections.abc import Sequence
 from math import prod
@@ -48,8 +48,20 @@ def view_bytes(
     """
     expect_count(name, what, shape, count * dtype.itemsize, len(data))
     if dtype.name == "bool":  # any byte but 0 is true; numpy's bool must hold 0 or 1
-        return np.not_equal(np.ndarray(shape, np.uint8, data), 0)
+        return np.ndarray(shape, np.uint8, data).astype(np.bool_)
     return np.ndarray(shape, LITTLE_ENDIAN[dtype.name], data)
+
+
+def narrowed(wide: np.ndarray, dtype: DType, name: str, label: str) -> np.ndarray:
+    """Integers that travelled in a wider field as the type they are declared as; `label` is that type's name in the error.
+
+    Raises InvalidArgument for a value out of its range.
+    """
+    narrow = wide.astype(dtype.numpy)
+    if not np.array_equal(narrow, wide):
+        wrong = wide[narrow != wide][0]
+        raise InvalidArgument(f'Tensor "{name}": expected values of {label}. Received: {wrong}.')
+    return narrow
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -15,9 +15,9 @@ import numpy as np
 
 from services.errors import InvalidArgument
 from services.protocols.messages import DATA_TYPE_NAMES, TensorProto
-from services.protocols.shapes import LITTLE_ENDIAN, checked_shape, expect_count, view_bytes
+from services.protocols.shapes import LITTLE_ENDIAN, checked_shape, expect_count, narrowed, view_bytes
 from services.protocols.wire import delimited, packed_values, tag, varint
-from services.tensors import BY_TF_ENUM, DTYPES, DType, dtype_of
+from services.tensors import BY_NAME, BY_TF_ENUM, DTYPES, DType, dtype_of
 
 MAX_REPEATED_BYTES = 64 * 1024 * 1024
 """The largest tensor that may be made by repeating a value: a message of 20 bytes must not allocate gigabytes."""
@@ -67,22 +67,16 @@ def _typed_values(tensor: Any, dtype: DType, name: str) -> np.ndarray:
         case "string":
             return _object_array(tensor.string_val)
         case "float16":
-            return _narrow(tensor.half_val, np.dtype(np.uint16), name).view(np.float16)
-        case "int8" | "int16" | "int32" | "uint8" | "uint16":
-            return _narrow(tensor.int_val, dtype.numpy, name)
+            bits = np.fromiter(tensor.half_val, np.int32, len(tensor.half_val))
+            return narrowed(bits, BY_NAME["uint16"], name, "16 bits").view(np.float16)
+        case "int32":
+            return np.fromiter(tensor.int_val, np.int32, len(tensor.int_val))
+        case "int8" | "int16" | "uint8" | "uint16":
+            wide = np.fromiter(tensor.int_val, np.int32, len(tensor.int_val))
+            return narrowed(wide, dtype, name, dtype.name)
         case _:
             values = getattr(tensor, f"{dtype.name}_val")  # int64_val, uint32_val, uint64_val, bool_val
             return np.fromiter(values, dtype.numpy, len(values))
-
-
-def _narrow(values: Any, dtype: np.dtype[Any], name: str) -> np.ndarray:
-    """An int32 field as the narrower type it carries."""
-    wide = np.fromiter(values, np.int32, len(values))
-    narrow = wide.astype(dtype)
-    if dtype != np.int32 and not np.array_equal(narrow, wide):
-        wrong = wide[narrow != wide][0]
-        raise InvalidArgument(f'Tensor "{name}": expected values of {dtype.name}. Received: {wrong}.')
-    return narrow
 
 
 def _fill(values: np.ndarray, shape: tuple[int, ...], count: int, name: str) -> np.ndarray:

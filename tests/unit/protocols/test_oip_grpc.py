@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -19,6 +19,8 @@ from services.protocols.messages import (
 )
 from services.protocols.oip_raw import datatype_of, decode_raw, encode_raw
 from services.tensors import BY_NAME, DTYPES, DType, Signature, TensorSpec
+
+PROPERTY = settings(deadline=None, max_examples=50)
 
 FIELDS = {
     "BOOL": "bool_contents",
@@ -52,12 +54,14 @@ def decode(message) -> dict[str, np.ndarray]:
 
 
 def assert_same(got: np.ndarray, want: np.ndarray) -> None:
+    assert isinstance(got, np.ndarray)
     assert got.dtype == want.dtype
     assert got.shape == want.shape
     np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.oip)
+@PROPERTY
 @given(data=st.data())
 def test_raw_contents_give_back_what_was_encoded(dtype: DType, data: st.DataObject) -> None:
     array = data.draw(arrays(dtype))
@@ -66,6 +70,7 @@ def test_raw_contents_give_back_what_was_encoded(dtype: DType, data: st.DataObje
 
 
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if d.oip in FIELDS], ids=lambda dtype: dtype.oip)
+@PROPERTY
 @given(data=st.data())
 def test_typed_contents_give_back_what_was_sent(dtype: DType, data: st.DataObject) -> None:
     array = data.draw(arrays(dtype))
@@ -75,6 +80,7 @@ def test_typed_contents_give_back_what_was_sent(dtype: DType, data: st.DataObjec
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.oip)
+@PROPERTY
 @given(data=st.data())
 def test_answers_carry_raw_contents_in_the_order_of_their_outputs(dtype: DType, data: st.DataObject) -> None:
     outputs = {"b": data.draw(arrays(dtype)), "a": np.zeros(1, np.int64)}
@@ -158,7 +164,6 @@ FP32 = {"name": "x", "datatype": "FP32", "shape": [2]}
         ),
         (infer_request(model_version="latest"), "a positive integer. Received: 'latest'"),
         (infer_request(model_version="-1"), "a positive integer. Received: '-1'"),
-        (infer_request(outputs=[{"name": "a"}, {"name": "a"}]), 'Received: "a" twice'),
     ],
 )
 def test_a_request_that_contradicts_itself_is_refused(message, text: str) -> None:
@@ -179,6 +184,7 @@ def test_parameters_that_would_change_the_answer_are_refused(message) -> None:
         decode(message)
 
 
+@PROPERTY
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_a_canonical_error(data: bytes) -> None:
     try:

@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -13,6 +13,8 @@ from services.protocols import tensor_proto
 from services.protocols.messages import TensorProto
 from services.protocols.wire import delimited, tag
 from services.tensors import BY_NAME, DTYPES, DType
+
+PROPERTY = settings(deadline=None, max_examples=50)
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6)
 
@@ -31,12 +33,14 @@ def tensor(dtype: str, *shape: int, **fields: object):
 
 
 def assert_same(got: np.ndarray, want: np.ndarray) -> None:
+    assert isinstance(got, np.ndarray)
     assert got.dtype == want.dtype
     assert got.shape == want.shape
     np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
+@PROPERTY
 @given(data=st.data())
 def test_typed_fields_give_back_what_was_encoded(dtype: DType, data: st.DataObject) -> None:
     array = data.draw(arrays(dtype))
@@ -44,6 +48,7 @@ def test_typed_fields_give_back_what_was_encoded(dtype: DType, data: st.DataObje
 
 
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if not d.is_string], ids=lambda dtype: dtype.name)
+@PROPERTY
 @given(data=st.data())
 def test_tensor_content_gives_back_the_bytes_of_the_array(dtype: DType, data: st.DataObject) -> None:
     array = data.draw(arrays(dtype))
@@ -51,6 +56,7 @@ def test_tensor_content_gives_back_the_bytes_of_the_array(dtype: DType, data: st
     assert_same(tensor_proto.decode(message, "x"), array)
 
 
+@PROPERTY
 @given(elements=st.lists(st.binary(max_size=300), min_size=1, max_size=8))
 def test_strings_in_tensor_content_are_lengths_and_then_bytes(elements: list[bytes]) -> None:
     lengths = b"".join(

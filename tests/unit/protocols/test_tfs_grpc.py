@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services import errors
@@ -22,6 +22,8 @@ from services.protocols.messages import (
     TensorProto,
 )
 from services.tensors import BY_NAME, Signature, TensorSpec
+
+PROPERTY = settings(deadline=None, max_examples=50)
 
 
 def predict_request(**spec: object):
@@ -72,6 +74,7 @@ def test_a_predict_request_that_cannot_work_is_refused(message, text: str) -> No
         tfs_grpc.decode_predict(message.SerializeToString())
 
 
+@PROPERTY
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_invalid_argument(data: bytes) -> None:
     for decode in (tfs_grpc.decode_predict, tfs_grpc.decode_metadata_request, tfs_grpc.decode_status_request):
@@ -81,6 +84,7 @@ def test_no_bytes_raise_anything_but_invalid_argument(data: bytes) -> None:
             continue
 
 
+@PROPERTY
 @given(
     model=st.text(min_size=1, max_size=200),
     version=st.integers(1, 2**63 - 1),
