@@ -145,6 +145,10 @@ def _safe(name: str, otherwise: str) -> str:
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec:
+    if tensor.dtype == "string":
+        raise InvalidArgument(
+            f"{name}: expected numbers or booleans; strings are a processor's work, before the model. Received: string."
+        )
     if tensor.dtype not in BY_NAME or tensor.sparse or getattr(tensor, "ragged", False):
         kind = "a sparse or ragged tensor" if tensor.dtype in BY_NAME else tensor.dtype
         raise InvalidArgument(f"{name}: expected a dense tensor of {', '.join(BY_NAME)}. Received: {kind}.")

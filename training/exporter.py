@@ -33,7 +33,8 @@ from services.parity import write_samples
 from services.processing import Processor
 from services.tensors import Signature, dtype_of
 from training import gate
-from training.formats import OPSET, serving_function, write_onnx, write_saved_model
+from training.formats import serving_function, write_saved_model
+from training.onnx_format import OPSET, write_onnx
 from training.pipeline import Arrays, ServingModel
 from training.publishing import Staging, writing
 
