@@ -73,8 +73,9 @@ class SeriesProcessor(Processor):
             raise ManifestError(f"manifest.processor.options: {error}") from None
 
     def _window(self, where: str, record: Any) -> np.ndarray:
-        if isinstance(record, np.ndarray) and record.dtype.kind in "biuf":
-            return self._array(where, record)
+        array = self._plain(record)
+        if array is not None:
+            return self._array(where, array)
         if isinstance(record, Mapping):
             self._check_names(where, record)
             columns = [self._steps(f"{where}, column {name!r}", record[name]) for name in self.columns]
@@ -86,6 +87,22 @@ class SeriesProcessor(Processor):
             ).T
         steps = self._steps(where, record)
         return np.array([self._step(where, index, step) for index, step in enumerate(steps)])
+
+    def _plain(self, record: Any) -> np.ndarray | None:
+        """A window of nothing but numbers, in the right shape, at once; None for every other form of it."""
+        if isinstance(record, np.ndarray):
+            return record if record.dtype.kind in "biuf" else None
+        if not isinstance(record, list):
+            return None
+        flat = len(self.columns) == 1 and not any(isinstance(step, list) for step in record[:1])
+        steps = record if flat else [value for step in record if isinstance(step, list) for value in step]
+        if len(steps) != self.window * len(self.columns) or not set(map(type, steps)) <= {int, float}:
+            return None
+        try:
+            array = np.array(record, np.float64)
+        except (OverflowError, ValueError):  # too large, or steps of unlike length
+            return None
+        return array if len(array) == self.window else None
 
     def _array(self, where: str, record: np.ndarray) -> np.ndarray:
         shape = (self.window, len(self.columns))

@@ -1,5 +1,6 @@
 """Rows of a table, as records by column name, to one float tensor in raw units."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,17 +81,24 @@ class TabularProcessor(Processor):
             return self.encode_columns({name: records[:, i] for i, name in enumerate(names)})
         rows = [self._row(index, record) for index, record in enumerate(records)]
         columns = zip(*rows, strict=True) if rows else ((),) * len(names)
-        return self.encode_columns(dict(zip(names, columns, strict=True)))
+        return self._encode(dict(zip(names, columns, strict=True)), len(rows))
 
     def encode_columns(self, table: Mapping[str, Values]) -> dict[str, np.ndarray]:
         """The same for a whole table, column name to values (lists, arrays or pandas columns)."""
         _check_names("table", table.keys(), self.names)
-        features = np.empty((_rows(table), len(self.columns)), np.float32)
+        return self._encode(table, _rows(table))
+
+    def _encode(self, table: Mapping[str, Values], rows: int) -> dict[str, np.ndarray]:
+        features = np.empty((rows, len(self.columns)), np.float64)
         for index, column in enumerate(self.columns):
             values = table[column.name]
             codes = self._codes.get(column.name)
             features[:, index] = _numbers(column.name, values) if codes is None else _coded(column.name, values, codes)
-        return {"features": features}
+        wrong = outside_float32(features)
+        if wrong.any():
+            row, index = (int(place) for place in np.argwhere(wrong)[0])
+            _number(self.names[index], row, float(features[row, index]))
+        return {"features": features.astype(np.float32)}
 
     def save(self, directory: Path) -> ProcessorSpec:
         path = directory / COLUMNS_FILE
@@ -166,14 +174,17 @@ def _learn(name: str, values: Values, max_categories: int) -> Column:
     present = [(row, value) for row, value in enumerate(_listed_values(values)) if not is_missing(value)]
     if not present:
         raise DataError(f"column {name!r}: expected values. Received: {len(values)} missing ones.")
-    if not isinstance(present[0][1], str):
-        _numbers(name, values, texts=False)
-        return Column(name, "numeric")
+    textual = isinstance(present[0][1], str)
     for row, value in present:
-        if not isinstance(value, str):
+        if isinstance(value, str) != textual:
+            expected = "a text" if textual else "a number"
             raise DataError(
-                f"record {row}, column {name!r}: expected a text as in the rows before. Received: {shown(value)}."
+                f"record {row}, column {name!r}: expected {expected} as in the rows before. Received: {shown(value)}."
             )
+    if not textual:
+        column = Column(name, "numeric")
+        TabularProcessor((column,)).encode_columns({name: values})  # raises for what is no number
+        return column
     categories = sorted({str(value) for _, value in present})
     if len(categories) > max_categories:
         raise DataError(
@@ -188,32 +199,21 @@ def _listed_values(values: Values) -> list[Any]:
     return plain
 
 
-def _numbers(name: str, values: Values, *, texts: bool = True) -> np.ndarray:
-    """Float64 `[rows]`, missing as NaN. Whole arrays and lists of plain numbers go through numpy at once."""
-    array = values if isinstance(values, np.ndarray) else None
-    if array is None and set(map(type, values)) <= _PLAIN:
-        try:
-            array = np.array(values, np.float64)
-        except OverflowError:
-            array = None
-    if array is None or array.dtype.kind not in "biuf":
-        return np.array(
-            [_number(name, row, value, texts) for row, value in enumerate(_listed_values(values))], np.float64
-        )
-    floats = array.astype(np.float64, copy=False)
-    wrong = outside_float32(floats)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        _number(name, row, floats[row], texts)
-    return floats
+def _numbers(name: str, values: Values) -> Values:
+    """Floats `[rows]`, missing as NaN, infinities still in. Arrays and lists of plain numbers pass at once."""
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind in "biuf":
+            return values
+    elif set(map(type, values)) <= _PLAIN:
+        with contextlib.suppress(OverflowError):
+            return np.array(values, np.float64)
+    return [_number(name, row, value) for row, value in enumerate(_listed_values(values))]
 
 
-def _number(name: str, row: int, value: Any, texts: bool) -> float:
+def _number(name: str, row: int, value: Any) -> float:
     if is_missing(value):
         return np.nan
     try:
-        if isinstance(value, str) and not texts:
-            raise ValueError("expected a number as in the rows before")
         return number(value)
     except ValueError as error:
         raise DataError(f"record {row}, column {name!r}: {error}. Received: {shown(value)}.") from None
