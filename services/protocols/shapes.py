@@ -41,7 +41,7 @@ def expect_count(name: str, what: str, shape: tuple[int, ...], expected: int, re
 def view_bytes(
     data: bytes | memoryview, dtype: DType, shape: tuple[int, ...], count: int, name: str, what: str
 ) -> np.ndarray:
-    """Row-major little-endian bytes of any type but strings as an array: a read-only view, but for bool.
+    """Row-major little-endian bytes of any type but strings as an array: a read-only view, but for bool and unaligned bytes.
 
     `count` is the shape's product, `what` names the bytes in the error. Raises InvalidArgument where they are not exactly
     those of the shape.
@@ -49,7 +49,12 @@ def view_bytes(
     expect_count(name, what, shape, count * dtype.itemsize, len(data))
     if dtype.name == "bool":  # any byte but 0 is true; numpy's bool must hold 0 or 1
         return np.ndarray(shape, np.uint8, data).astype(np.bool_)
-    return np.ndarray(shape, LITTLE_ENDIAN[dtype.name], data)
+    return aligned(np.ndarray(shape, LITTLE_ENDIAN[dtype.name], data))
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array, copied where it starts in the middle of an element: a model runtime may load whole vectors."""
+    return array if array.flags.aligned else array.copy()
 
 
 def narrowed(wide: np.ndarray, dtype: DType, name: str, label: str) -> np.ndarray:

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from services.protocols.shapes import aligned
+
 _LENGTH_DELIMITED = 2
 _FEW_VALUES = 24
 """Up to here reading the values one by one is quicker than serialising the field to get at its bytes."""
 
 
 def varint(value: int) -> bytes:
-    """A non-negative integer in base 128, least significant group first; a negative one as its 64-bit two's complement."""
-    value &= 0xFFFF_FFFF_FFFF_FFFF
+    """A non-negative integer in base 128, least significant group first."""
     if value < 0x80:
         return _ONE_BYTE[value]
     groups = bytearray()
@@ -62,5 +63,5 @@ def packed_values(message: Any, field: str, number: int, dtype: np.dtype[Any]) -
         head = tag(number) + varint(size)
         start = len(data) - size
         if data[start - len(head) : start] == head:
-            return np.frombuffer(data, dtype, count, start)
+            return aligned(np.frombuffer(data, dtype, count, start))
     return np.fromiter(values, dtype, count)

@@ -99,6 +99,13 @@ def test_raw_contents_are_not_copied() -> None:
     assert not decode(message)["x"].flags.writeable
 
 
+def test_raw_bytes_in_the_middle_of_a_buffer_become_an_aligned_array() -> None:
+    data = memoryview(b"?" + np.arange(3.0).tobytes())[1:]
+    array = decode_raw(data, BY_NAME["float64"], (3,), 3, "x")
+    assert array.flags.aligned
+    assert array.tolist() == [0, 1, 2]
+
+
 def test_a_request_names_model_version_id_and_outputs() -> None:
     message = infer_request(model_version="3", id="r1", outputs=[{"name": "b"}, {"name": "a"}])
     infer = oip_grpc.decode_infer(message.SerializeToString())

@@ -121,6 +121,12 @@ def test_floats_are_read_when_another_field_follows_them() -> None:
     assert_same(tensor_proto.decode(message, "x"), values)
 
 
+def test_floats_that_lie_askew_in_their_message_are_aligned() -> None:
+    message = TensorProto.FromString(tensor_proto.encode(np.arange(32.0)))
+    assert message.SerializeToString().index(np.arange(32.0).tobytes()) % 8 != 0
+    assert tensor_proto.decode(message, "x").flags.aligned
+
+
 def test_fields_of_a_later_protocol_are_skipped() -> None:
     values = np.arange(40, dtype=np.float32)
     data = tensor_proto.encode(values) + delimited(tag(18), b"float8")
