@@ -17,7 +17,7 @@ from services.errors import CornetError
 
 app = typer.Typer(
     name="cornet",
-    help="Keras models from fit to a production endpoint: train, prove the export, serve, watch, run in batch, deploy.",
+    help="Keras models from fit to a production endpoint: train, prove the export, serve.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -94,9 +94,14 @@ def main() -> None:
 
 
 def _add_commands(arguments: list[str]) -> None:
-    """Find the commands of other packages, unless a command of this one is asked for: a server loads nothing else."""
-    own = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    if next((word for word in arguments if not word.startswith("-")), None) not in own:
+    """Add the commands that live elsewhere, unless one of this module is asked for: a server imports nothing it lacks."""
+    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    if wanted in {"serve", "version"}:
+        return
+    from services.models_cli import models_app
+
+    app.add_typer(models_app)
+    if wanted != "models":
         for entry in entry_points(group="cornet.commands"):
             entry.load()(app)
 

@@ -6,10 +6,11 @@ with ServerProcess("exported_models") as server:
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,39 +22,34 @@ READY_EVENT = "ready"
 
 
 class ServerProcess:
-    """A `cornet serve` child on free loopback ports.
+    """A `cornet serve` child on free loopback ports, with `options` added; or any other `command` line of Python's that
+    starts a server of ours, complete with its repository and ports.
 
     `start` returns once the server says it is ready and raises Unavailable, with the log's tail, when it exits first or
-    takes longer than `timeout_s`. `stop` sends SIGTERM and returns the exit status; a server that does not drain within
+    takes longer than `timeout_s`. `stop` sends a signal and returns the exit status; a server that does not drain within
     the time is killed. `log` holds the events written so far, oldest first.
     """
 
     def __init__(
         self,
         repository: Path | str,
-        *arguments: str,
+        *options: str,
         environment: Mapping[str, str] | None = None,
-        command: tuple[str, ...] = ("-m", "services.cli", "serve"),
+        command: Sequence[str] = (),
         timeout_s: float = 60.0,
     ) -> None:
         self.repository = Path(repository)
         self.grpc_address = ""
         self.http_url = ""
         self.log: list[dict[str, object]] = []
-        self._timeout_s = timeout_s
-        self._arguments = (
-            *command,
-            "--repository",
-            str(repository),
-            "--grpc-port",
-            "0",
-            "--http-port",
-            "0",
-            *arguments,
-        )
+        ports = ("--grpc-port", "0", "--http-port", "0")
+        serve = ("-m", "services.cli", "serve", "--repository", str(repository), *ports, *options)
+        self._command = (sys.executable, *(command or serve))
         self._environment = {**os.environ, **(environment or {}), "CORNET_LOG_FORMAT": "json"}
+        self._timeout_s = timeout_s
         self._process: subprocess.Popen[str] | None = None
-        self._ready = threading.Event()
+        self._is_ready = False
+        self._settled = threading.Event()
 
     @property
     def pid(self) -> int:
@@ -61,18 +57,19 @@ class ServerProcess:
 
     def start(self) -> Self:
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, *self._arguments], stderr=subprocess.PIPE, text=True, env=self._environment
+            self._command, stderr=subprocess.PIPE, text=True, env=self._environment
         )
         threading.Thread(target=self._read_log, daemon=True).start()
-        if not self._ready.wait(self._timeout_s) or not self.http_url:
+        self._settled.wait(self._timeout_s)
+        if not self._is_ready:
             self.stop()
-            tail = "\n".join(json.dumps(line) for line in self.log[-20:])
+            tail = "\n".join(str(line.get("text") or json.dumps(line)) for line in self.log[-20:])
             raise Unavailable(f"Expected the server to be ready within {self._timeout_s} s. Its log ends:\n{tail}")
         return self
 
-    def stop(self, timeout_s: float = 30.0) -> int:
+    def stop(self, timeout_s: float = 30.0, *, number: int = signal.SIGTERM) -> int:
         process = self._running()
-        process.terminate()
+        process.send_signal(number)
         try:
             return process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -102,9 +99,10 @@ class ServerProcess:
                 event = _parse(line)
                 self.log.append(event)
                 if event.get("event") == READY_EVENT:
-                    self.grpc_address, self.http_url = str(event["grpc"]), str(event["http"])
-                    self._ready.set()
-        self._ready.set()
+                    self.grpc_address, self.http_url = str(event["grpc"]), str(event.get("http") or "")
+                    self._is_ready = True
+                    self._settled.set()
+        self._settled.set()
 
 
 def _parse(line: str) -> dict[str, object]:

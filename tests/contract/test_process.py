@@ -1,0 +1,116 @@
+"""The life of a serving process: start, drain, end."""
+
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services import testing
+from services.errors import Unavailable
+from services.launch import ServerProcess
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    testing.write_half_plus_two(tmp_path / "half_plus_two" / "1")
+    return tmp_path
+
+
+def _post(url: str, body: object) -> dict[str, Any]:
+    answer: dict[str, Any] = httpx.post(url, json=body, timeout=30).raise_for_status().json()
+    return answer
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_with_status_0(small: Path, number: signal.Signals) -> None:
+    with ServerProcess(small) as server:
+        assert server.stop(number=number) == 0
+        assert server.log[-1]["event"] == "stopped"
+
+
+def test_requests_that_run_at_sigterm_are_answered(small: Path) -> None:
+    testing.write_slow(small / "slow" / "1", width=1024, depth=64)
+    answers: list[dict[str, Any]] = []
+    with ServerProcess(small) as server:
+        body = {"inputs": [[0.5] * 1024] * 64}
+        caller = threading.Thread(
+            target=lambda: answers.append(_post(f"{server.http_url}/v1/models/slow:predict", body))
+        )
+        caller.start()
+        time.sleep(0.3)
+        status = server.stop()
+        caller.join(30)
+
+    assert status == 0
+    assert len(answers[0]["outputs"]) == 64
+
+
+def test_readiness_turns_false_before_the_ports_close(small: Path) -> None:
+    with ServerProcess(small, environment={"CORNET_DRAIN_DELAY_S": "3"}) as server:
+        ready = f"{server.http_url}/readyz"
+        assert httpx.get(ready, timeout=5).status_code == 200
+        stopper = threading.Thread(target=server.stop)
+        stopper.start()
+        time.sleep(0.5)
+        assert httpx.get(ready, timeout=5).status_code == 503
+        assert _post(f"{server.http_url}/v1/models/half_plus_two:predict", {"instances": [[2.0]]}) == {
+            "predictions": [[3.0]]
+        }
+        stopper.join(30)
+
+
+@pytest.mark.parametrize("port", ["--grpc-port", "--http-port"])
+def test_a_taken_port_ends_the_start_with_one_clear_line(small: Path, port: str) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        taken = str(holder.getsockname()[1])
+        with pytest.raises(Unavailable) as failed:
+            ServerProcess(small, port, taken).start()
+    assert taken in str(failed.value)
+    assert "Traceback" not in str(failed.value)
+
+
+def test_without_the_typed_endpoints_their_paths_are_404_and_bentoml_is_not_loaded(small: Path) -> None:
+    with ServerProcess(small, "--no-typed-endpoints") as server:
+        assert httpx.post(f"{server.http_url}/regress", json={"records": [[1.0]]}, timeout=5).status_code == 404
+        assert "bentoml" not in Path(f"/proc/{server.pid}/maps").read_text(encoding="utf-8")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_a_tensorflow_serving_command_line_serves(small: Path) -> None:
+    flags = [
+        "--port=0",
+        f"--rest_api_port={_free_port()}",
+        "--model_name=half",
+        f"--model_base_path={small}/half_plus_two",
+    ]
+    with ServerProcess(small, command=["-m", "services.model_server", *flags, "--enable_batching"]) as server:
+        answer = _post(f"{server.http_url}/v1/models/half:predict", {"instances": [[2.0]]})
+        warned = [line for line in server.log if line["event"] == "flags without effect"]
+
+    assert answer == {"predictions": [[3.0]]}
+    assert [line["flags"] for line in warned] == ["enable_batching"]
+
+
+def test_bentoml_serve_starts_the_same_server(small: Path) -> None:
+    port = _free_port()
+    flags = ["serve", "services.bento_service:ModelService", "--host", "127.0.0.1", "--port", str(port)]
+    environment = {"CORNET_REPOSITORY": str(small), "CORNET_GRPC_PORT": "0", "BENTOML_DO_NOT_TRACK": "true"}
+    with ServerProcess(small, command=["-m", "bentoml", *flags], environment=environment) as server:
+        url = f"http://127.0.0.1:{port}"
+        assert _post(f"{url}/v1/models/half_plus_two:predict", {"instances": [[2.0]]}) == {"predictions": [[3.0]]}
+        assert httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+        assert server.grpc_address
+        assert server.stop() == 0
