@@ -131,7 +131,7 @@ def loss_plot(history: Sequence[Mapping[str, float]]) -> Plot:
     """Training and validation loss by epoch, with a mark at the epoch whose weights are kept."""
     from training.evaluation import new_figure
 
-    figure, axes = new_figure()
+    figure, axes = new_figure(width=5.6, height=4.6)
     epochs = range(1, len(history) + 1)
     axes.plot(epochs, [entry["loss"] for entry in history], label="training")
     axes.plot(epochs, [entry["val_loss"] for entry in history], label="validation")

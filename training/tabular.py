@@ -44,10 +44,16 @@ class TabularOptions(CommonOptions):
 class SupervisedOptions(TabularOptions):
     """Options of the families that learn a target with a stack of dense layers."""
 
+    epochs: Annotated[int, Bounds(1)] = 300
+    """Most epochs to train; early stopping usually ends sooner."""
+    patience: Annotated[int, Bounds(1)] = 40
+    """Epochs without a better validation loss before training stops; the best weights are kept."""
     units: Annotated[tuple[int, ...], Bounds(1)] = (128, 128)
     """Width of each hidden layer; their number is the depth."""
     bins: Annotated[int, Bounds(0, 256)] = 0
     """Intervals per numeric column of a piecewise-linear code beside the plain value; 0 for none."""
+    shortcut: bool = True
+    """A linear path from the inputs to the output beside the hidden layers: what is linear need not be learnt by them."""
 
 
 OptionsT = TypeVar("OptionsT", bound=TabularOptions)
@@ -108,6 +114,17 @@ def dense_stack(x: Any, units: Sequence[int], options: TabularOptions) -> Any:
         if options.dropout:
             x = keras.layers.Dropout(options.dropout)(x)
     return x
+
+
+def dense_network(encoded: Any, width: int, options: SupervisedOptions) -> Any:
+    """Hidden layers and a linear output of `width`, with the linear shortcut where asked for."""
+    import keras
+
+    output = keras.layers.Dense(width, name="output")(dense_stack(encoded, options.units, options))
+    if not options.shortcut:
+        return output
+    linear = keras.layers.Dense(width, use_bias=False, kernel_initializer="zeros", name="shortcut")(encoded)
+    return keras.layers.Add()([output, linear])
 
 
 def optimizer(options: TabularOptions, rows: int) -> "keras.optimizers.Optimizer":

@@ -33,13 +33,17 @@ if TYPE_CHECKING:
 class AutoencoderOptions(TabularOptions):
     """Options of the autoencoder."""
 
+    epochs: Annotated[int, Bounds(1)] = 200
+    """Most epochs to train; early stopping may end sooner."""
+    patience: Annotated[int, Bounds(1)] = 20
+    """Epochs without a better validation loss before training stops; the best weights are kept."""
     units: Annotated[tuple[int, ...], Bounds(1)] = (64,)
     """Width of each layer of the encoder; the decoder mirrors them."""
     bottleneck: Annotated[int, Bounds(1)] = 8
     """Width of the code that a row has to pass through."""
     quantile: Annotated[float, Bounds(0, 1, open_low=True)] = 0.98
     """Share of normal validation rows that lie below the threshold: 1 minus the false alarms to live with."""
-    noise: Annotated[float, Bounds(0)] = 0.0
+    noise: Annotated[float, Bounds(0)] = 0.1
     """Denoising: standard deviation of the noise added to standardised inputs while training."""
     normal: str = ""
     """Class of the normal rows; left empty, the most frequent one."""
@@ -56,7 +60,7 @@ class Autoencoder(TabularPipeline[AutoencoderOptions]):
     task: ClassVar[str] = "anomaly_detection"
     summary: ClassVar[str] = (
         "Autoencoder trained on normal rows, threshold from their validation error; "
-        "default data: scikit-learn breast cancer, benign = normal."
+        "default data: scikit-learn breast cancer, benign = normal"
     )
     options = AutoencoderOptions
     primary_metric: ClassVar[str] = "roc_auc"

@@ -17,7 +17,7 @@ from training.tabular import (
     TabularPipeline,
     baseline_features,
     columns_of,
-    dense_stack,
+    dense_network,
     optimizer,
     signature,
     tabular,
@@ -40,7 +40,7 @@ class Classifier(TabularPipeline[ClassifierOptions]):
 
     family: ClassVar[str] = "classifier"
     task: ClassVar[str] = "classification"
-    summary: ClassVar[str] = "Dense ReLU layers with a softmax over classes; default data: scikit-learn breast cancer."
+    summary: ClassVar[str] = "Dense ReLU layers with a softmax over classes; default data: scikit-learn breast cancer"
     options = ClassifierOptions
     primary_metric: ClassVar[str] = "accuracy"
 
@@ -77,8 +77,8 @@ class Classifier(TabularPipeline[ClassifierOptions]):
         columns = tabular(processor).columns
         features = keras.Input((len(columns),), name="features")
         encoded = TabularEncoding(columns, train.inputs["features"], bins=options.bins)(features)
-        hidden = dense_stack(encoded, options.units, options)
-        probabilities = keras.layers.Dense(len(train.labels), activation="softmax", name="probabilities")(hidden)
+        logits = dense_network(encoded, len(train.labels), options)
+        probabilities = keras.layers.Softmax(name="probabilities")(logits)
         model = keras.Model({"features": features}, probabilities)
         model.compile(optimizer(options, len(train)), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
         return model

@@ -17,7 +17,7 @@ from training.tabular import (
     TabularPipeline,
     baseline_features,
     columns_of,
-    dense_stack,
+    dense_network,
     optimizer,
     signature,
     tabular,
@@ -40,7 +40,7 @@ class Regressor(TabularPipeline[RegressorOptions]):
 
     family: ClassVar[str] = "regressor"
     task: ClassVar[str] = "regression"
-    summary: ClassVar[str] = "Dense ReLU layers with a linear output; default data: scikit-learn diabetes."
+    summary: ClassVar[str] = "Dense ReLU layers with a linear output; default data: scikit-learn diabetes"
     options = RegressorOptions
     primary_metric: ClassVar[str] = "rmse"
 
@@ -69,7 +69,7 @@ class Regressor(TabularPipeline[RegressorOptions]):
         columns = tabular(processor).columns
         features = keras.Input((len(columns),), name="features")
         encoded = TabularEncoding(columns, train.inputs["features"], bins=options.bins)(features)
-        standardised = keras.layers.Dense(1, name="standardised")(dense_stack(encoded, options.units, options))
+        standardised = dense_network(encoded, 1, options)
         model = keras.Model({"features": features}, standardised)
         model.compile(optimizer(options, len(train)), options.loss)
         return model
