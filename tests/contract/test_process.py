@@ -4,6 +4,7 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +34,19 @@ def test_a_signal_ends_the_server_with_status_0(small: Path, number: signal.Sign
         assert server.log[-1]["event"] == "stopped"
 
 
-def test_requests_that_run_at_sigterm_are_answered(small: Path) -> None:
-    testing.write_slow(small / "slow" / "1", width=1024, depth=64)
-    answers: list[dict[str, Any]] = []
-    with ServerProcess(small) as server:
-        body = {"inputs": [[0.5] * 1024] * 64}
-        caller = threading.Thread(
-            target=lambda: answers.append(_post(f"{server.http_url}/v1/models/slow:predict", body))
-        )
-        caller.start()
-        time.sleep(0.3)
-        status = server.stop()
-        caller.join(30)
+def test_a_request_that_runs_at_sigterm_is_answered(small: Path) -> None:
+    testing.write_slow(small / "slow" / "1", width=1024, depth=128)
+    rows = [[0.5] * 1024] * 192
+    with ServerProcess(small, environment={"CORNET_DRAIN_DELAY_S": "0.5"}) as server, ThreadPoolExecutor(1) as pool:
+        with httpx.Client(base_url=server.http_url, timeout=60) as client:
+            client.get("/livez")  # so that the connection stands before the signal
+            answer = pool.submit(client.post, "/v1/models/slow:predict", json={"inputs": rows})
+            time.sleep(0.3)
+            status = server.stop()
+            outputs = answer.result().json()["outputs"]
 
     assert status == 0
-    assert len(answers[0]["outputs"]) == 64
+    assert len(outputs) == len(rows)
 
 
 def test_readiness_turns_false_before_the_ports_close(small: Path) -> None:
