@@ -83,7 +83,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         arrays |= {f"best_{index}": weight for index, weight in enumerate(self._best_weights)}
         temporary = self._path.with_suffix(".tmp")
         with temporary.open("wb") as file:
-            np.savez(file, history=np.array(json.dumps(self.history)), **arrays)  # type: ignore[arg-type]  # a stub's **kwds
+            np.savez(file, history=np.array(json.dumps(self.history)), **arrays)
         os.replace(temporary, self._path)  # noqa: PTH105  # atomic, as the name says
 
 

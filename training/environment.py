@@ -22,7 +22,7 @@ def import_keras(seed: int, *, deterministic: bool) -> None:
     `deterministic` makes TensorFlow refuse operations that do not repeat bit for bit; it holds for the whole process.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     with _standard_error_held():
         import keras
         import tensorflow as tf

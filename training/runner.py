@@ -70,7 +70,8 @@ def train(job: Job, console: Console) -> Outcome:
     validation = pipeline.examples(split.validation, processor, options)
     test = pipeline.examples(split.test, processor, options)
     rows = {"train": len(training), "validation": len(validation), "test": len(test)}
-    console.print(f"{pipeline.family} on {loaded.name}: {', '.join(f'{n} rows to {part}' for part, n in rows.items())}")
+    counts = ", ".join(f"{count} rows to {part}" for part, count in rows.items())
+    console.print(f"{pipeline.family} on {loaded.name}: {counts}", soft_wrap=True)
 
     plain = provenance(loaded, options, "").options
     identity = Identity(pipeline.family, name, plain, loaded.name, loaded.sha256, job.source.target)
