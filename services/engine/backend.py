@@ -6,7 +6,6 @@
 A backend knows nothing of versions, batching or protocols; the parity gate of training and batch jobs use it directly.
 """
 
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import onnxruntime as ort
 
 from services.engine.request import DEFAULT_SIGNATURE
 from services.errors import CornetError, DataLoss, FailedPrecondition, Internal, InvalidArgument, SignatureNotFound
+from services.telemetry.log import get_logger
 from services.tensors import BY_ORT, DYNAMIC, Signature, TensorSpec
 
 CPU = "CPUExecutionProvider"
@@ -29,7 +29,7 @@ _AUTOMATIC = (CUDA, CPU)
 _QUIET = 4  # ONNX Runtime's FATAL: what goes wrong is raised, and logged once, by us
 _DEVICE_PROVIDERS = (TENSORRT, CUDA)
 
-logger = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 ort.disable_telemetry_events()
 
@@ -242,5 +242,5 @@ def _run_error(error: Exception) -> CornetError:
         return error
     if type(error).__name__ == "InvalidArgument":
         return InvalidArgument(f"The model refuses these values: {_reason(error)}")
-    logger.error("the model runtime failed", exc_info=error)
+    _log.error("the model runtime failed", cause=error)
     return Internal("The model runtime failed; the server's log has the cause.")

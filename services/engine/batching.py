@@ -19,7 +19,6 @@ What it guarantees:
 Everything but the run itself happens on the loop's thread, so there is no lock.
 """
 
-import logging
 from collections import deque
 from collections.abc import Hashable, Mapping
 
@@ -31,12 +30,13 @@ from services.engine.model_config import BatchingOptions
 from services.engine.request import Done, InferenceResponse, Outcome
 from services.engine.scheduling import Identity, Lease, Pending, Scheduling, Timer
 from services.errors import Cancelled, CornetError, DeadlineExceeded, QueueFull, ShuttingDown
+from services.telemetry.log import get_logger
 from services.telemetry.metrics import BatchMetrics
 
 _MICROSECONDS = 1e6
 _SHORTEST_RETRY_S = 0.05
 
-logger = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class _Ticket:
@@ -97,8 +97,8 @@ class _Ticket:
         self._batcher.lease.release()
         try:
             done(outcome)
-        except Exception:
-            logger.exception("the callback of a request failed")
+        except Exception as error:  # noqa: BLE001  # reported; the other requests of the batch must have their answers
+            _log.error("the callback of a request failed", cause=error)
 
     def cancel(self) -> None:
         self.finish(Cancelled("The caller withdrew the request before it was answered."))

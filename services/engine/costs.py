@@ -5,7 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 _WEIGHT = 0.2  # of the newest measurement
-_LARGEST_STEP = 2.0  # a run that the machine interrupted says nothing of the model: it counts as twice the estimate at most
+_LARGEST_STEP = (
+    2.0  # a run that the machine interrupted says nothing of the model: it counts as twice the estimate at most
+)
 _UNMEASURED = float("inf")
 
 

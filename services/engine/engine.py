@@ -113,7 +113,7 @@ class Engine:
         """
         await self._manager.poll()
         await self._manager.settle()
-        if self.options.poll_interval_s > 0:
+        if self.options.poll_interval_s > 0 and not self._stopped:
             self._polling = asyncio.create_task(self._poll_forever())
 
     def drain(self) -> None:

@@ -1,6 +1,5 @@
 """From a version directory to a warm servable. Runs in a thread: files are read and hashed, and the model is tried."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +13,14 @@ from services.engine.model_config import BatchingOptions, ModelConfig
 from services.engine.servable import Servable
 from services.errors import CornetError, DataLoss, ManifestError
 from services.manifest import ONNX_FILE, SAVED_MODEL_FILE, Manifest, sha256
+from services.telemetry.log import get_logger
 from services.tensors import DYNAMIC, Signature, TensorSpec
 
 _WARM_ENOUGH_S = 0.02  # a batch beyond this never runs on the loop, and one size or two have warmed the model up
 _WARM_AXIS = 8  # length given to variable axes
 _REPEATS = 3
 
-logger = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def warm_up(backend: Backend, key: str, signature: Signature, batching: Batching
         try:
             seconds = min(_timed(backend, key, inputs) for _ in range(_REPEATS if rows == 1 else 2))
         except CornetError as error:
-            logger.info("a model could not be warmed up with zeros: %s", error)
+            _log.info("a model cannot be warmed up with zeros", signature=key, reason=str(error))
             break
         costs.observe(elements_of(inputs), seconds)
         if seconds > _WARM_ENOUGH_S and not batching.allowed_batch_rows:
@@ -115,8 +115,10 @@ def _manifest(path: Path) -> Manifest | None:
 
 def _verify_hashes(path: Path, manifest: Manifest) -> None:
     """Compare what serving reads with its recorded hashes; the whole directory is `cornet models verify`'s work."""
-    names = {ONNX_FILE, *(manifest.processor.files if manifest.processor else ())}
-    for name in sorted(names & set(manifest.files)):
+    assets = manifest.processor.files if manifest.processor else ()
+    for name in sorted(manifest.files):
+        if name not in assets and not name.startswith(ONNX_FILE):  # model.onnx.data holds the weights of a large model
+            continue
         if not (path / name).is_file():
             raise DataLoss(f"The manifest names {name}. Received: no such file.")
         found = sha256(path / name)

@@ -115,6 +115,7 @@ class Manager:
         self._load = load
         self._models = {config.name: _Model(config, required=True) for config in configs or ()}
         self._polled = False
+        self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- requests ---
@@ -177,6 +178,8 @@ class Manager:
     async def poll(self) -> None:
         """Look at the disk once, and start whatever follows from it."""
         found, scans = await asyncio.get_running_loop().run_in_executor(self._executor, self._scan)
+        if self._stopping:
+            return
         if found is not None:
             self._adopt(found)
         for name, entry in list(self._models.items()):
@@ -193,6 +196,7 @@ class Manager:
 
     async def stop(self, timeout_s: float) -> None:
         """Unload everything. Requests that still wait after `timeout_s` seconds are completed with ShuttingDown."""
+        self._stopping = True
         for entry in list(self._models.values()):
             entry.removed, entry.wanted = True, ()
             self._step(entry)

@@ -3,13 +3,13 @@
 Pure functions over numpy, called from the loop or from a worker thread.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from services.errors import CornetError, Internal
+from services.telemetry.log import get_logger
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 Run: TypeAlias = Callable[[Arrays, tuple[str, ...]], dict[str, np.ndarray]]
@@ -17,7 +17,7 @@ Run: TypeAlias = Callable[[Arrays, tuple[str, ...]], dict[str, np.ndarray]]
 
 Result: TypeAlias = dict[str, np.ndarray] | CornetError
 
-logger = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class Piece:
@@ -62,7 +62,7 @@ def as_error(error: BaseException) -> CornetError:
     """What a client is told of an exception; one that is not ours goes to the log."""
     if isinstance(error, CornetError):
         return error
-    logger.error("a batch failed", exc_info=error)
+    _log.error("a batch failed", cause=error)
     return Internal("The batch could not be run; the server's log has the cause.")
 
 

@@ -4,7 +4,6 @@ The only module of `services` that imports TensorFlow, and only in a process tha
 ONNX Runtime does not need).
 """
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from services.errors import CornetError, DataLoss, FailedPrecondition, Internal, InvalidArgument, SignatureNotFound
+from services.telemetry.log import get_logger
 from services.tensors import BY_TF_ENUM, DYNAMIC, Signature, TensorSpec
 
-logger = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class SavedModelBackend:
@@ -91,5 +91,5 @@ def _reason(error: Any) -> str:
 
 
 def _internal(error: Exception) -> CornetError:
-    logger.error("TensorFlow failed", exc_info=error)
+    _log.error("TensorFlow failed", cause=error)
     return Internal("The model runtime failed; the server's log has the cause.")

@@ -387,3 +387,13 @@ def test_the_states_are_a_metric(play):
         assert 'cornet_model_state{model="m",state="AVAILABLE",version="1"} 1.0' in text
 
     play(scenario)
+
+
+def test_a_look_at_the_disk_that_ends_after_the_stop_loads_nothing(play):
+    async def scenario(stage: Stage) -> None:
+        stage.publish(1)
+        await asyncio.gather(stage.manager.poll(), stage.manager.stop(timeout_s=1))
+        await stage.manager.settle()
+        assert stage.loads == []
+
+    play(scenario)
