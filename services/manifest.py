@@ -165,7 +165,7 @@ class Manifest:
         text = (directory / MANIFEST_FILE).read_bytes()
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"manifest.json: expected JSON. Received: {error}.") from error
         return cls.from_json(value)
 

@@ -163,7 +163,7 @@ def write_samples(directory: Path, inputs: Mapping[str, np.ndarray], answers: Ma
 def read_samples(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The inputs and answers that `write_samples` stored, by tensor name. Raises DataLoss where they cannot be read."""
     try:
-        with np.load(directory / SAMPLES_FILE, allow_pickle=False) as stored:
+        with (directory / SAMPLES_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataLoss(f"Expected {SAMPLES_FILE} to hold arrays. Received: {error}.") from error

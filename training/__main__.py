@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from services.errors import CornetError, InvalidArgument
+from training.foreign import register as register_export
 from training.options import options_of, parse
 from training.pipeline import Pipeline, Source
 
@@ -21,7 +22,8 @@ INTERRUPTED = 130
 
 
 def register(app: typer.Typer) -> None:
-    """Add `train` to a command line."""
+    """Add `train` and `export` to a command line."""
+    register_export(app)
     app.command(
         "train",
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

@@ -169,7 +169,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 def read_rows(path: Path, signature: Signature) -> dict[str, np.ndarray]:
     """Rows by input name from an NPZ, cast to the inputs' types where no value changes its meaning. Raises DataError."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(

@@ -4,7 +4,9 @@ One `tf.function` takes a dict of the signature's inputs and returns a dict of i
 manifest share names. `training.onnx_format` converts it to ONNX.
 """
 
+import errno
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from services.engine.request import DEFAULT_SIGNATURE
 from services.errors import InvalidArgument
 from services.tensors import DYNAMIC, Signature, TensorSpec
+from training.publishing import FULL_DISK
 
 if TYPE_CHECKING:
     import keras
@@ -72,7 +75,9 @@ def write_saved_model(directory: Path, model: "keras.Model", function: Any) -> N
         try:
             archive.write_out(str(directory), verbose=False)
         except tf.errors.OpError as error:
-            raise OSError(f"TensorFlow could not write the SavedModel: {error.message}") from error
+            # TensorFlow has no error of its own for a full disk; it passes on the system's words.
+            number = next((full for full in FULL_DISK if os.strerror(full) in str(error.message)), errno.EIO)
+            raise OSError(number, os.strerror(number)) from error
 
 
 def layers_of(model: "keras.Model") -> list[Any]:

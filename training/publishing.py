@@ -25,6 +25,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _TEMPORARY = re.compile(r"\.tmp-\d+-(\d+)")
 _TRIES = 1000
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when there is no room: on the disk, in a quota, or for so large a file."""
+
 
 def check_name(name: str) -> str:
     """A model name is a directory's name and a part of URLs. Raises InvalidArgument."""
@@ -113,7 +116,7 @@ def writing(what: str) -> Iterator[None]:
 
 def _refusal(what: str, error: OSError) -> CornetError:
     reason = error.strerror or str(error)
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+    if error.errno in FULL_DISK:
         return ResourceExhausted(f"Expected room to write {what}. Received: {reason}.")
     return FailedPrecondition(f"Expected to be able to write {what}. Received: {reason}.")
 

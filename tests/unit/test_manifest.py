@@ -1,0 +1,125 @@
+"""What manifest.json holds, and what is refused."""
+
+import json
+
+import pytest
+
+from services.errors import DataLoss, ManifestError
+from services.manifest import (
+    MANIFEST_FILE,
+    BatchingHints,
+    Manifest,
+    ParityRecord,
+    ProcessorSpec,
+    Provenance,
+    hash_files,
+    sha256,
+    verify_files,
+)
+from services.tensors import BY_NAME, Signature, TensorSpec
+
+FULL = Manifest(
+    name="classifier",
+    family="classifier",
+    task="classification",
+    created="2026-01-02T03:04:05+00:00",
+    signatures={
+        "serving_default": Signature(
+            (TensorSpec("features", BY_NAME["float32"], (-1, 30)),),
+            (TensorSpec("probabilities", BY_NAME["float32"], (-1, 2)),),
+        )
+    },
+    processor=ProcessorSpec("tabular", {"columns": ["größe"]}, ("assets/columns.json",)),
+    labels=("malignant", "benign"),
+    batching=BatchingHints(32, 100),
+    metrics={"accuracy": 0.98},
+    baseline={"accuracy": 0.63},
+    parity=(ParityRecord("onnx", "probabilities", 114, 1e-7, 2e-7, 1e-5, 1e-4),),
+    provenance=Provenance("abc", 0, "data", "0" * 64, {"keras": "3"}, "", {"epochs": 3}),
+    files={"model.onnx": "a" * 64},
+)
+
+
+def changed(**members):
+    return json.loads(json.dumps(FULL.to_json())) | members
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    FULL.write(tmp_path)
+    assert Manifest.read(tmp_path) == FULL
+
+
+def test_words_stay_readable_in_the_file(tmp_path):
+    FULL.write(tmp_path)
+    assert "größe" in (tmp_path / MANIFEST_FILE).read_text(encoding="utf-8")
+
+
+def test_a_missing_manifest_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 5000])
+def test_what_is_no_json_object_is_refused(tmp_path, text):
+    (tmp_path / MANIFEST_FILE).write_bytes(text)
+    with pytest.raises(ManifestError):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("members", "place"),
+    [
+        ({"schema_version": 99}, "schema_version: expected 1. Received: 99"),
+        ({"schema_version": True}, "schema_version"),
+        ({"name": 3}, "manifest.name"),
+        ({"signatures": {}}, "at least one signature"),
+        ({"signatures": {"a": {"inputs": []}}}, "signatures.a.outputs"),
+        ({"labels": [1]}, "manifest.labels"),
+        ({"batching": {"rows": 3}}, "batching: expected only"),
+        ({"parity": [{"format": "onnx"}]}, r"parity\[0\]"),
+        ({"provenance": []}, "provenance"),
+        ({"processor": {"kind": "text", "options": {}, "files": ["../secret"]}}, "processor.files"),
+        ({"processor": {"kind": "text", "options": {}, "files": ["/etc/passwd"]}}, "processor.files"),
+        ({"files": {"../x": "0" * 64}}, "manifest.files"),
+        ({"files": {"model.onnx": "short"}}, "SHA-256"),
+    ],
+)
+def test_a_wrong_member_is_named(members, place):
+    with pytest.raises(ManifestError, match=place):
+        Manifest.from_json(changed(**members))
+
+
+@pytest.mark.parametrize("member", ["name", "family", "task", "created", "signatures", "labels", "metrics", "files"])
+def test_a_missing_member_is_named(member):
+    value = changed()
+    del value[member]
+    with pytest.raises(ManifestError, match=member):
+        Manifest.from_json(value)
+
+
+@pytest.fixture
+def version(tmp_path):
+    """A directory of two files, and a manifest that knows them."""
+    (tmp_path / "model.onnx").write_bytes(b"model")
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "a.json").write_bytes(b"{}")
+    manifest = Manifest.from_json(changed(files=hash_files(tmp_path)))
+    manifest.write(tmp_path)
+    return tmp_path, manifest
+
+
+def test_files_as_they_were_written_pass(version):
+    directory, manifest = version
+    assert manifest.files["assets/a.json"] == sha256(directory / "assets" / "a.json")
+    verify_files(directory, manifest)
+
+
+def test_a_changed_a_missing_and_a_foreign_file_are_all_named(version):
+    directory, manifest = version
+    (directory / "model.onnx").write_bytes(b"other")
+    (directory / "assets" / "a.json").unlink()
+    (directory / "extra").write_bytes(b"")
+    with pytest.raises(DataLoss) as refusal:
+        verify_files(directory, manifest)
+    for words in ("model.onnx has SHA-256", "assets/a.json is missing", "extra is not in the manifest"):
+        assert words in str(refusal.value)
