@@ -82,10 +82,11 @@ def encode_infer(response: InferenceResponse, request_id: str) -> bytes:
     parts = [text(_NAME, response.model), text(_VERSION, str(response.version))]
     if request_id:
         parts.append(delimited(_ID, request_id.encode()))
-    raw = []
+    raw: list[bytes] = []
     for name, array in response.outputs.items():
         parts.append(_output_tensor(name, dtype_of(array).oip, array.shape))
-        raw.append(delimited(_RAW, encode_raw(array)))
+        data = encode_raw(array)
+        raw += (_RAW, varint(len(data)), data)
     return b"".join((*parts, *raw))
 
 

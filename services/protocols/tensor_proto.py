@@ -51,7 +51,12 @@ def decode(tensor: Any, name: str) -> np.ndarray:
 def encode(array: np.ndarray) -> bytes:
     """The serialised TensorProto of an array, in typed fields. Raises InvalidArgument for a dtype outside the table."""
     dtype = dtype_of(array)
-    return _header(dtype.tf_enum, array.shape) + _ENCODERS[dtype.name](array)
+    header = _header(dtype.tf_enum, array.shape)
+    field_tag = _AS_THEY_ARE.get(dtype.name)
+    if field_tag is None:
+        return header + _ENCODERS[dtype.name](array)
+    data = array.tobytes()
+    return b"".join((header, field_tag, varint(len(data)), data)) if data else header
 
 
 # Reading.
@@ -143,14 +148,8 @@ def _header(tf_enum: int, shape: tuple[int, ...]) -> bytes:
     return tag(1, wire_type=0) + varint(tf_enum) + delimited(tag(2), dims)
 
 
-def _floats(number: int) -> Callable[[np.ndarray], bytes]:
-    """A writer of a packed field whose wire bytes are the array's own."""
-    field_tag = tag(number)
-
-    def write(array: np.ndarray) -> bytes:
-        return delimited(field_tag, array.tobytes()) if array.size else b""
-
-    return write
+_AS_THEY_ARE = {"float32": tag(5), "float64": tag(6), "bool": tag(11)}
+"""Packed fields whose bytes are the array's own: a bool's varint is one byte, 0 or 1, and so is numpy's bool."""
 
 
 def _integers(field: str) -> Callable[[np.ndarray], bytes]:
@@ -174,9 +173,6 @@ def _strings(array: np.ndarray) -> bytes:
 
 
 _ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
-    "float32": _floats(5),
-    "float64": _floats(6),
-    "bool": _floats(11),  # a bool's varint is one byte, 0 or 1, and so is numpy's
     "int32": _integers("int_val"),
     "int16": _integers("int_val"),
     "int8": _integers("int_val"),

@@ -63,10 +63,11 @@ def decode_predict(data: bytes) -> InferenceRequest:
 
 def encode_predict(response: InferenceResponse) -> bytes:
     """The serialised PredictResponse: typed fields, and the version and signature that answered."""
-    parts = [
-        delimited(_FIRST, text(_FIRST, name) + delimited(_SECOND, tensor_proto.encode(array)))
-        for name, array in response.outputs.items()
-    ]
+    parts: list[bytes] = []
+    for name, array in response.outputs.items():  # map entries: the key is field 1, the value field 2
+        key, value = text(_FIRST, name), tensor_proto.encode(array)
+        size = varint(len(value))
+        parts += (_FIRST, varint(len(key) + len(_SECOND) + len(size) + len(value)), key, _SECOND, size, value)
     parts.append(_model_spec(response.model, response.version, response.signature))
     return b"".join(parts)
 

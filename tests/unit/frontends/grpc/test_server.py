@@ -116,7 +116,8 @@ def test_the_callers_deadline_is_a_point_on_the_engines_clock() -> None:
 @pytest.mark.parametrize("end", ["cancel", "deadline"])
 def test_a_caller_that_goes_away_withdraws_its_work(end: str) -> None:
     async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
-        call = channel.unary_unary("/t.T/Hang")(b"", timeout=0.2 if end == "deadline" else None)
+        await channel.channel_ready()
+        call = channel.unary_unary("/t.T/Hang")(b"", timeout=1 if end == "deadline" else None)
         waiting = asyncio.ensure_future(refused(call)) if end == "deadline" else None
         await started.wait()
         if waiting is None:
@@ -195,6 +196,21 @@ def test_a_port_that_is_taken_is_named() -> None:
                 await GrpcServer({}, "127.0.0.1", port).start()
         finally:
             await first.stop(grace_s=0)
+
+    asyncio.run(main())
+
+
+def test_servers_may_share_a_port_where_told_to() -> None:
+    async def main() -> None:
+        options = GrpcOptions(reuse_port=True)
+        first = GrpcServer({}, "127.0.0.1", 0, options=options)
+        port = await first.start()
+        second = GrpcServer({}, "127.0.0.1", port, options=options)
+        try:
+            assert await second.start() == port
+        finally:
+            await first.stop(grace_s=0)
+            await second.stop(grace_s=0)
 
     asyncio.run(main())
 
