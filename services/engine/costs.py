@@ -5,9 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 _WEIGHT = 0.2  # of the newest measurement
-_LARGEST_STEP = (
-    2.0  # a run that the machine interrupted says nothing of the model: it counts as twice the estimate at most
-)
+_LARGEST_STEP = 2.0  # times the estimate: what an interrupted run counts for at most, as it says nothing of the model
 _UNMEASURED = float("inf")
 
 

@@ -119,10 +119,9 @@ class Traffic(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "batcher"):
             return
-        while self.scheduler.jobs or self.batcher.queued_rows:
+        for _ in range(100):
             self.scheduler.advance(0.01)
             self.scheduler.run()
-        self.scheduler.run()
         self.outcomes_are_right_and_single()
         assert all(len(outcomes) == 1 for _, _, outcomes in self.sent)
         assert self.held == 0
