@@ -79,9 +79,12 @@ class Server:
         self.engine.drain()
         await asyncio.sleep(self.settings.drain_delay_s)
 
-    async def stop(self) -> None:
-        """Let running requests finish within `drain_timeout_s`, close gRPC and unload the models."""
-        await self._grpc.stop(self.settings.drain_timeout_s)
+    async def stop(self, http: "_Http | None" = None) -> None:
+        """Let running requests finish within `drain_timeout_s`, close gRPC and `http`, and only then unload the models."""
+        closing = [self._grpc.stop(self.settings.drain_timeout_s)]
+        if http is not None:
+            closing.append(http.stop())
+        await asyncio.gather(*closing)
         await self.engine.stop()
 
 
@@ -111,7 +114,7 @@ async def _serve(server: Server, *, http: bool) -> None:
         _log.info("draining")
         await server.drain()
     finally:
-        await asyncio.gather(server.stop(), *([front.stop()] if front else []))
+        await server.stop(front)
     _log.info("stopped")
 
 

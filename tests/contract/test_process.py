@@ -37,16 +37,18 @@ def test_a_signal_ends_the_server_with_status_0(small: Path, number: signal.Sign
 def test_a_request_that_runs_at_sigterm_is_answered(small: Path) -> None:
     testing.write_slow(small / "slow" / "1", width=1024, depth=128)
     rows = [[0.5] * 1024] * 192
-    with ServerProcess(small, environment={"CORNET_DRAIN_DELAY_S": "0.5"}) as server, ThreadPoolExecutor(1) as pool:
-        with httpx.Client(base_url=server.http_url, timeout=60) as client:
-            client.get("/livez")  # so that the connection stands before the signal
-            answer = pool.submit(client.post, "/v1/models/slow:predict", json={"inputs": rows})
-            time.sleep(0.3)
-            status = server.stop()
-            outputs = answer.result().json()["outputs"]
+    with (
+        ServerProcess(small) as server,
+        httpx.Client(base_url=server.http_url, timeout=60) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        client.get("/livez")  # so that the connection stands before the signal
+        answer = pool.submit(client.post, "/v1/models/slow:predict", json={"inputs": rows})
+        time.sleep(0.5)
+        status = server.stop()
 
     assert status == 0
-    assert len(outputs) == len(rows)
+    assert len(answer.result().raise_for_status().json()["outputs"]) == len(rows)
 
 
 def test_readiness_turns_false_before_the_ports_close(small: Path) -> None:
