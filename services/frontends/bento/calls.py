@@ -61,7 +61,7 @@ class TypedCalls:
 
     async def answer(self, endpoint: Endpoint, call: Call) -> dict[str, Any]:
         """Model, version and one prediction per record. Raises CornetError: what was expected and what was received."""
-        _check(endpoint, call)
+        check(endpoint, call)
         name = self.choose(endpoint) if call.model is None else call.model
         with self.engine.acquire(name, call.version) as handle:
             servable = handle.servable
@@ -133,7 +133,8 @@ class TypedCalls:
             self._waiting -= 1
 
 
-def _check(endpoint: Endpoint, call: Call) -> None:
+def check(endpoint: Endpoint, call: Call) -> None:
+    """Raises InvalidArgument where a member is not of its kind: a client sent it, so its type is only a hope."""
     if not isinstance(call.records, list) or not call.records:
         received = "an empty list" if call.records == [] else type(call.records).__name__
         raise InvalidArgument(f"{endpoint.field}: expected a list of at least one. Received: {received}.")
