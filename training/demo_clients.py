@@ -111,7 +111,7 @@ def payload_of(task: str, rows: np.ndarray) -> list[Any]:
     if task in ("image_classification", "image_features"):
         return [_png(image) for image in rows]
     if rows.ndim > 2:
-        return rows.tolist()
+        return list(rows.tolist())
     return [[None if np.isnan(value) else value for value in row] for row in rows.tolist()]
 
 
