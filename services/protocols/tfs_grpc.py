@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from services import errors
 from services.engine.manager import VersionStatus
 from services.engine.request import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse
@@ -31,6 +33,8 @@ from services.tensors import Signature, TensorSpec
 SIGNATURE_DEF = "signature_def"
 _PREDICT_METHOD = "tensorflow/serving/predict"
 _SIGNATURE_DEF_MAP_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+_MOST_BYTES_PER_BYTE = 8
+"""What a byte on the wire may rightly become: a small int64 is a varint of one byte."""
 _FIRST, _SECOND, _THIRD = tag(1), tag(2), tag(3)
 
 
@@ -53,7 +57,7 @@ def decode_predict(data: bytes) -> InferenceRequest:
         raise InvalidArgument(f"duplicate output tensor alias: {twice}. Expected each output once in output_filter.")
     return InferenceRequest(
         model=address.model,
-        inputs={name: tensor_proto.decode(tensor, name) for name, tensor in message.inputs.items()},
+        inputs=_inputs(message.inputs, len(data)),
         version=address.version,
         label=address.label,
         signature=message.model_spec.signature_name or DEFAULT_SIGNATURE,
@@ -137,6 +141,21 @@ def _address(message: Any) -> ModelAddress:
     choice = spec.WhichOneof("version_choice")
     version = spec.version.value if choice == "version" else None
     return ModelAddress(spec.name, version, spec.version_label if choice == "version_label" else None)
+
+
+def _inputs(tensors: Mapping[str, Any], message_bytes: int) -> dict[str, np.ndarray]:
+    """The arrays by name. All repeated values of one message together get the room that one tensor's may take."""
+    inputs: dict[str, np.ndarray] = {}
+    room = _MOST_BYTES_PER_BYTE * message_bytes + tensor_proto.MAX_REPEATED_BYTES
+    for name, tensor in tensors.items():
+        array = inputs[name] = tensor_proto.decode(tensor, name)
+        room -= array.nbytes
+        if room < 0:
+            raise InvalidArgument(
+                f"Expected inputs that grow by at most {tensor_proto.MAX_REPEATED_BYTES} bytes when their last values are "
+                f"repeated up to their shapes. Received: more, in a message of {message_bytes} bytes."
+            )
+    return inputs
 
 
 @lru_cache(maxsize=1024)

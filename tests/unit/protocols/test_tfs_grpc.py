@@ -74,6 +74,16 @@ def test_a_predict_request_that_cannot_work_is_refused(message, text: str) -> No
         tfs_grpc.decode_predict(message.SerializeToString())
 
 
+def test_many_small_tensors_cannot_make_huge_ones_together() -> None:
+    message = predict_request()
+    for index in range(3):
+        tensor = message.inputs[f"x{index}"]
+        tensor.dtype = BY_NAME["float32"].tf_enum
+        tensor.tensor_shape.dim.add(size=8 * 2**20)
+    with pytest.raises(InvalidArgument, match="grow by at most"):
+        tfs_grpc.decode_predict(message.SerializeToString())
+
+
 @PROPERTY
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_invalid_argument(data: bytes) -> None:
