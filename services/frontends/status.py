@@ -39,9 +39,15 @@ _HTTP: dict[int, int] = {
 
 
 def grpc_code(error: CornetError, dialect: Dialect) -> int:
-    """The gRPC status code of an error. TensorFlow Serving says UNAVAILABLE for a full queue."""
+    """The gRPC status code of an error.
+
+    TensorFlow Serving says UNAVAILABLE for a full queue, and of a version that does not serve only that it is not found;
+    Triton says UNAVAILABLE for such a version.
+    """
     if dialect is Dialect.TFS and isinstance(error, QueueFull):
         return errors.UNAVAILABLE
+    if isinstance(error, ModelNotReady) and dialect is not Dialect.TYPED:
+        return errors.NOT_FOUND if dialect is Dialect.TFS else errors.UNAVAILABLE
     return error.code
 
 
