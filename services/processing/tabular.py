@@ -66,6 +66,8 @@ class TabularProcessor(Processor):
         """
         if not table:
             raise DataError("Expected at least one input column. Received: none.")
+        if not all(isinstance(name, str) for name in table):
+            raise DataError(f"Expected column names to be texts. Received: {_listed(list(table))}.")
         _rows(table)
         return cls(tuple(_learn(name, values, max_categories) for name, values in table.items()))
 

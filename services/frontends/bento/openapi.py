@@ -31,7 +31,7 @@ _RECORDS: Mapping[str, Json] = {
             {"type": "object", "additionalProperties": _NUMBERS},
         ],
     },
-    "texts": {"description": "One text.", "type": "string"},
+    "texts": {"description": "A text; what is beyond the model's length is not read.", "type": "string"},
     "images": {
         "description": "One image file (JPEG, PNG, WebP, GIF, BMP) in base64.",
         "type": "string",

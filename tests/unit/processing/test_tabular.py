@@ -128,6 +128,7 @@ def test_a_matrix_is_taken_column_by_column() -> None:
     ("table", "message"),
     [
         ({}, "at least one input column"),
+        ({0: [1]}, "Expected column names to be texts. Received: 0"),
         ({"a": [], "b": []}, "column 'a': expected values"),
         ({"a": [1], "b": [1, 2]}, "column 'b': expected 1 values as in 'a'. Received: 2"),
         ({"a": [None, float("nan")]}, "column 'a': expected values. Received: 2 missing"),

@@ -18,6 +18,10 @@ function describe(schema) {
   return schema.items ? `list. ${text}` : `${schema.type}. ${text}`;
 }
 
+function quoted(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
 function drawCurl(path, section) {
   const url = new URL(`.${path}`, location.href);
   const files = find("input[type=file]", section).files;
