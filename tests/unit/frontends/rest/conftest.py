@@ -39,7 +39,9 @@ class Rest:
     def __init__(self, repository: Path, configs: list[ModelConfig] | None, fallback: ASGIApp | None = None) -> None:
         self.runner = asyncio.Runner()
         self.metrics = Metrics()
-        options = EngineOptions(repository=repository, poll_interval_s=0, load_retries=0, intra_op_threads=1)
+        options = EngineOptions(
+            repository=repository, poll_interval_s=0, load_retries=0, intra_op_threads=1, drain_timeout_s=1.0
+        )
         self.engine = Engine(options, configs, metrics=self.metrics)
         self.app = Dispatcher(
             self.engine,

@@ -116,8 +116,7 @@ def test_a_client_that_hangs_up_withdraws_its_request(rest):
             sent.append(message)
 
         call = asyncio.ensure_future(rest.app(request_scope("POST", "/v1/models/slow:predict"), receive, send))
-        await asyncio.sleep(0)
-        assert queued(rest, "slow") == 1
+        await until_queued(rest, "slow")
         gone.set()
         await asyncio.wait_for(call, 30)
         return sent[0]["status"]
@@ -129,8 +128,7 @@ def test_a_client_that_hangs_up_withdraws_its_request(rest):
 def test_a_cancelled_call_withdraws_its_request(rest):
     async def cancel() -> None:
         call = asyncio.ensure_future(rest.answer("POST", "/v1/models/slow:predict", [SLOW]))
-        await asyncio.sleep(0)
-        assert queued(rest, "slow") == 1
+        await until_queued(rest, "slow")
         call.cancel()
         with suppress(asyncio.CancelledError):
             await call
@@ -304,6 +302,33 @@ def test_the_encoding_with_the_most_weight_is_preferred(header, want):
     assert preferred_encoding(header) == want
 
 
+async def until_queued(rest: Any, model: str) -> None:
+    """Let the loop turn until the model has a request waiting."""
+    for _ in range(100):
+        if queued(rest, model):
+            return
+        await asyncio.sleep(0)
+    pytest.fail(f"no request for {model} was queued; its versions: {rest.engine.statuses(model)}")
+
+
 def queued(rest: Any, model: str) -> int:
     with rest.engine.acquire(model) as handle:
         return handle.servable.queued_rows
+
+
+def test_it_can_be_mounted_in_another_app(rest):
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    outer = Starlette(routes=[Mount("/below", rest.app), Mount("/", rest.app)])
+
+    async def ask(path: str) -> int:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await outer(request_scope("GET", path), _nothing, send)
+        return sent[0]["status"]
+
+    assert [rest.runner.run(ask(path)) for path in ("/v2/health/live", "/below/v1/models/offset")] == [200, 200]
