@@ -12,6 +12,7 @@ for the version that serves.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ class Manager:
         self._load = load
         self._models = {config.name: _Model(config, required=True) for config in configs or ()}
         self._polled = False
+        self._unreadable = False
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -164,7 +166,7 @@ class Manager:
 
     @property
     def ready(self) -> bool:
-        """Whether every model that must be there (configured, or found at the start) has an available version."""
+        """Whether every model that must be there (configured, or found at the first look) has an available version."""
         return self._polled and all(entry.latest is not None for entry in self._models.values() if entry.required)
 
     @property
@@ -184,9 +186,17 @@ class Manager:
             self._adopt(found)
         for name, entry in list(self._models.items()):
             scan = scans.get(name)
+            if not self._polled and not scan:
+                _log.warning("no version found", model=name, path=entry.config.path, readable=scan is not None)
             if scan is not None and not entry.removed:
                 self._aspire(entry, scan)
             self._step(entry)
+        if self._discover and found is None:
+            if not self._unreadable:
+                _log.warning("the repository cannot be read", path=self._repository)
+            self._unreadable = True
+            return
+        self._unreadable = False
         self._polled = True
 
     async def settle(self) -> None:
@@ -206,7 +216,8 @@ class Manager:
             for servable in self.servables:
                 servable.refuse()
             _log.warning("requests did not finish in time", timeout_s=timeout_s)
-            await asyncio.wait(self._tasks, timeout=_LAST_GRACE_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.settle(), _LAST_GRACE_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

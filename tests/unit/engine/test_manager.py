@@ -397,3 +397,18 @@ def test_a_look_at_the_disk_that_ends_after_the_stop_loads_nothing(play):
         assert stage.loads == []
 
     play(scenario)
+
+
+def test_a_repository_that_is_not_there_yet_is_not_ready_and_said_once(play, caplog):
+    async def scenario(stage: Stage) -> None:
+        away = stage.root.with_name("away")
+        stage.root.rename(away)
+        await stage.look()
+        await stage.look()
+        assert not stage.manager.ready
+        assert caplog.text.count("the repository cannot be read") == 1
+        away.rename(stage.root)
+        await stage.look()
+        assert stage.manager.ready
+
+    play(scenario)
