@@ -197,7 +197,7 @@ def test_a_bad_call_does_not_hurt_its_neighbours(serve: Any) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "headers"),
     [
-        (QueueFull("full", retry_after_s=3.2), 429, {"retry-after": "3"}),
+        (QueueFull("full", retry_after_s=3.0), 429, {"retry-after": "3"}),
         (ShuttingDown("leaving"), 503, {}),
         (RuntimeError("a fault of ours"), 500, {}),
     ],
