@@ -25,6 +25,7 @@ import orjson
 from services.engine.request import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse
 from services.errors import InvalidArgument, Unimplemented
 from services.protocols.json_arrays import finite_text, flatten, json_type, string_values, to_array
+from services.protocols.json_explain import first_wrong
 from services.protocols.json_text import describe, parse_object
 from services.protocols.oip_raw import datatype_of, decode_raw, encode_raw
 from services.protocols.shapes import checked_shape, expect_count
@@ -207,9 +208,10 @@ def _decode_data(data: Any, dtype: DType, shape: tuple[int, ...], count: int, na
         )
     leaves, _ = flat
     expect_count(name, "values", shape, count, len(leaves))
-    array = None if dtype.is_string and dict in set(map(type, leaves)) else to_array(leaves, shape, dtype)
+    objects = dtype.is_string and dict in set(map(type, leaves))  # base64 is TensorFlow Serving's way to write bytes
+    array = None if objects else to_array(leaves, shape, dtype)
     if array is None:
-        wrong = next(leaf for leaf in leaves if type(leaf) is dict or to_array([leaf], (), dtype) is None)
+        wrong = next(leaf for leaf in leaves if type(leaf) is dict) if objects else first_wrong(leaves, dtype)
         raise InvalidArgument(
             f'Tensor "{name}": expected values of {dtype.oip}. Received: {describe(wrong)} of type {json_type(wrong)}.'
         )

@@ -163,6 +163,7 @@ def test_binary_and_json_tensors_may_be_mixed():
         ({"inputs": [tensor(datatype="UINT8", data=[1, 256])]}, "expected values of UINT8. Received: 256"),
         ({"inputs": [tensor(datatype="BOOL", data=[0, 1])]}, "expected values of BOOL"),
         ({"inputs": [tensor(datatype="BYTES", data=[{"b64": "aGk="}, "a"])]}, "expected values of BYTES. Received: {"),
+        ({"inputs": [tensor(shape=[3001], data=[1] * 3000 + ["far"])]}, 'Received: "far" of type String'),
         ({"inputs": [tensor(datatype="FP16")]}, "FP16 data via JSON is not supported"),
         ({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32"}]}, "Received: neither"),
         ({"inputs": [tensor(parameters={"binary_data_size": 8})]}, "Received: both"),

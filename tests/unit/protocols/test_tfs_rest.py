@@ -155,6 +155,31 @@ def test_bodies_that_are_refused(body, declared, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("body", "declared", "words"),
+    [
+        (
+            {"instances": [[1, 2]] * 5000 + [[1]]},
+            ONE,
+            "element: 5000 of 'instances' list. Error: INVALID_ARGUMENT: Expecting",
+        ),
+        (
+            {"instances": [1] * 5000 + ["a"]},
+            INTS,
+            "element: 5000 of 'instances' list. Error: INVALID_ARGUMENT: JSON Value: \"a\"",
+        ),
+        ({"instances": [{"x": 1}] * 5000 + [{"x": [1]}]}, ONE, "element: 5000 key: x of 'instances' list."),
+        ({"instances": [{"x": 1}] * 5000 + [1]}, ONE, "Expecting object but got list at item 5000 of input list"),
+        ({"instances": [1] * 5000 + [{"x": 1}]}, ONE, "Expecting value/list but got object at item 5000 of input list"),
+        ({"inputs": [[1] * 3000] * 2 + [[1] * 2999 + [True]]}, ONE, "JSON Value: true Type: True"),
+    ],
+)
+def test_what_is_wrong_far_into_a_body_is_found(body, declared, words):
+    with pytest.raises(InvalidArgument) as caught:
+        decode(json.dumps(body), declared)
+    assert words in str(caught.value)
+
+
 def test_a_refusal_stays_short_whatever_was_sent():
     with pytest.raises(InvalidArgument) as caught:
         decode(json.dumps({"instances": [["a" * 100_000] * 100]}), ONE)
