@@ -221,6 +221,7 @@ class Batcher:
     def close(self, reason: CornetError) -> None:
         """Refuse new requests and complete the queued ones with `reason`. Runs in progress still deliver theirs."""
         self._closed = True
+        self._metrics.depth = lambda: 0  # the series outlive the model; they must not keep it
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

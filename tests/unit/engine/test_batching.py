@@ -1,4 +1,6 @@
+import gc
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -541,3 +543,13 @@ def test_what_was_done_is_counted():
     assert (bench.metrics.rows.count, bench.metrics.rows.total) == (2, 3)
     assert bench.metrics.queue_seconds.count == 3
     assert bench.metrics.compute_seconds.count == 2
+
+
+def test_a_closed_batcher_is_not_kept_alive_by_its_metrics():
+    bench = Bench()
+    batcher = weakref.ref(bench.batcher)
+    bench.batcher.close(ShuttingDown("bye"))
+    del bench.batcher
+    gc.collect()
+    assert batcher() is None
+    assert bench.metrics.depth() == 0
