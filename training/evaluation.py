@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.pipeline import Baseline, Plot
+from training.pipeline import Plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,15 +49,6 @@ def classification_metrics(
         names = labels or [str(index) for index in classes]
         metrics |= {f"f1_{name}": float(score) for name, score in zip(names, per_class, strict=True)}
     return metrics
-
-
-def majority_baseline(
-    train_targets: np.ndarray, test_targets: np.ndarray, classes: int, labels: Sequence[str] = ()
-) -> Baseline:
-    """Every row is given the class shares of the training part, so the most frequent class is always answered."""
-    shares = np.bincount(train_targets, minlength=classes) / len(train_targets)
-    probabilities = np.tile(shares.astype(np.float32), (len(test_targets), 1))
-    return Baseline("majority class", classification_metrics(probabilities, test_targets, labels))
 
 
 def regression_metrics(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:

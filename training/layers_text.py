@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 _FAR_BELOW = -1e9
@@ -92,7 +93,8 @@ class MaskedSelfAttention(keras.layers.Layer):  # type: ignore[misc]  # keras sh
         query, key, value = ops.unstack(ops.transpose(parts, (2, 0, 3, 1, 4)), 3)
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * size**-0.5
         scores = scores + (1.0 - mask[:, None, None, :]) * _FAR_BELOW
-        weights = self.drop(ops.softmax(scores, axis=-1), training=training)
+        # keras.ops.softmax warns of a text of one token.
+        weights = self.drop(tf.nn.softmax(scores), training=training)
         merged = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
         return self.combine(ops.reshape(merged, (-1, length, self.width)))
 

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,17 +85,20 @@ def _impatient() -> Iterator[None]:
 
 
 def _read(model: "keras.Model", path: Path) -> None:
-    """Put a file's weights into the model. A classifier on top that the file may have is passed over."""
+    """Put a file's weights into the model. What the file has on top of VGG16's convolutions is passed over."""
     import keras
 
     try:
         if path.suffix == ".keras":
             _copy_by_name(keras.models.load_model(path, compile=False), model, path)
         elif path.name.endswith(".weights.h5"):
-            model.load_weights(path)
+            with warnings.catch_warnings():
+                # Keras only warns of layers the file lacks, and leaves them as they were made.
+                warnings.filterwarnings("error", "Skipping", UserWarning)
+                model.load_weights(path)
         else:
             _read_legacy(model, path)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    except (ValueError, OSError, KeyError, TypeError, UserWarning) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(f"{path.name}: expected the weights of VGG16. Received: {reason}.") from error
     for layer in model.layers:

@@ -197,7 +197,7 @@ def _layers(classes: int, options: Options) -> list[Any]:
             if options.batch_norm:
                 stack.append(layers.BatchNormalization())
             stack.append(layers.ReLU())
-        stack.append(layers.MaxPooling2D() if options.pooling == "max" else layers.AveragePooling2D())
+        stack.append(layers.MaxPooling2D(2) if options.pooling == "max" else layers.AveragePooling2D(2))
     return [
         *stack,
         layers.Flatten(),

@@ -1,0 +1,168 @@
+"""The forecaster: raw units, honest splits, and exports that run fast."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from services.engine.backend import BackendOptions, OnnxBackend
+from services.errors import InvalidArgument
+from services.processing.series import SeriesProcessor
+from training.datasets.series import Series
+from training.environment import import_keras
+from training.formats import serving_function
+from training.onnx_format import write_onnx
+from training.options import parse
+from training.pipeline import Examples, ServingModel, Source
+from training.pipelines.lstm import PIPELINE, Options, SeriesExamples
+from training.runner import predict
+
+# Keras turns TensorFlow variables into arrays by a protocol that numpy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def options(*settings: str) -> Options:
+    return parse(Options, ["window=6", "horizon=3", "units=4", *settings])
+
+
+def walk(rows: int = 80, channels: int = 2, target: int = 1) -> Series:
+    values = np.random.default_rng(0).normal(size=(rows, channels)).cumsum(axis=0) * 50 + 1000
+    names = tuple("abc"[:channels])
+    return Series(values.astype(np.float32), np.arange(rows, dtype=np.float64), np.zeros(rows, np.int64), names, target)
+
+
+def serving_of(chosen: Options, data: Series | None = None) -> tuple[ServingModel, SeriesExamples]:
+    data = data or walk()
+    processor = PIPELINE.fit_processor(data, chosen)
+    rows = PIPELINE.examples(data, processor, chosen)
+    import_keras(chosen.seed, deterministic=False)
+    model = PIPELINE.build(rows, processor, chosen)
+    assert isinstance(rows, SeriesExamples)
+    return PIPELINE.serving_model(model, rows, rows, processor, chosen), rows
+
+
+def shaken(serving: ServingModel) -> ServingModel:
+    """The same model with weights that make every part of it count."""
+    random = np.random.default_rng(1)
+    serving.model.set_weights([random.normal(size=w.shape, scale=0.4) for w in serving.model.get_weights()])
+    return serving
+
+
+@pytest.mark.parametrize("shortcut", ["last", "linear"])
+def test_untrained_it_forecasts_the_last_value_of_the_target_in_raw_units(shortcut: str) -> None:
+    serving, rows = serving_of(options(f"shortcut={shortcut}"))
+    forecast = predict(serving, rows.inputs)["forecast"]
+    np.testing.assert_allclose(forecast, np.repeat(rows.inputs["window"][:, -1:, 1], 3, axis=1), rtol=1e-4)
+
+
+def test_a_constant_channel_is_no_division_by_zero() -> None:
+    data = walk()
+    data.values[:, 0] = 7
+    serving, rows = serving_of(options(), data)
+    assert np.isfinite(predict(serving, rows.inputs)["forecast"]).all()
+
+
+def test_the_first_channel_is_forecast_unless_another_is_the_target(tmp_path: Path) -> None:
+    path = tmp_path / "series.csv"
+    path.write_text("t,a,b\n" + "".join(f"{row},{row},{-row}\n" for row in range(30)))
+    for target, sign in ((None, 1), ("b", -1)):
+        data = PIPELINE.load(Source(path, target), options()).data
+        rows = PIPELINE.examples(data, SeriesProcessor.fit(data.columns, 6), options())
+        assert (np.sign(rows.targets) == sign).all()
+
+
+def test_the_parts_follow_each_other_and_look_back_only_for_inputs() -> None:
+    chosen = options("test_share=0.25", "validation_share=0.25")
+    data = walk(100)
+    split = PIPELINE.split(data, chosen)
+    processor = PIPELINE.fit_processor(split.train, chosen)
+    train, validation, test = (
+        PIPELINE.examples(part, processor, chosen) for part in (split.train, split.validation, split.test)
+    )
+    assert train.times.max() < validation.times.min() == 56
+    assert validation.times.max() < test.times.min() == 75
+    np.testing.assert_array_equal(test.inputs["window"][0], data.values[69:75])
+
+
+def test_a_season_must_fit_the_window() -> None:
+    with pytest.raises(InvalidArgument, match="season within the window of 6"):
+        options("season=7")
+
+
+def test_the_seasonal_baseline_repeats_the_season_before() -> None:
+    rows = SeriesExamples(
+        {"window": np.arange(6, dtype=np.float32).reshape(1, 6, 1)}, np.array([[2.0, 3.0, 4.0]]), column=0, name="a"
+    )
+    chosen = options("season=4")
+    assert PIPELINE.baseline(rows, rows, chosen).metrics["rmse"] == 0
+    assert PIPELINE.baseline(rows, rows, options()).metrics["rmse"] > 0
+
+
+@pytest.mark.parametrize(
+    ("cell", "layers", "operation"), [("lstm", 2, "LSTM"), ("gru", 2, "GRU"), ("simple_rnn", 1, None)]
+)
+def test_every_cell_exports_without_a_loop_and_answers_the_same(
+    tmp_path: Path, cell: str, layers: int, operation: str | None
+) -> None:
+    serving, rows = serving_of(options(f"cell={cell}", f"layers={layers}"))
+    shaken(serving)
+    function = serving_function(serving.model, serving.signature)
+    path = tmp_path / "model.onnx"
+    write_onnx(path, serving.model, function, serving.signature, name=cell)
+    operations = [node.op_type for node in onnx.load(path).graph.node]
+    assert not {"Loop", "Scan"} & set(operations)
+    assert operations.count(operation) == (layers if operation else 0)
+    backend = OnnxBackend(path, BackendOptions())
+    for batch in (rows.inputs["window"][:1], rows.inputs["window"][:33]):
+        want = np.asarray(serving.model({"window": batch})["forecast"])
+        got = backend.run("serving_default", {"window": batch}, ())["forecast"]
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+    backend.close()
+
+
+def test_the_fused_gru_is_keras_gru_under_the_same_weights(tmp_path: Path) -> None:
+    import_keras(0, deterministic=False)
+    import keras
+
+    from training.layers_recurrent import FusedGRU
+
+    window = keras.Input((5, 2))
+    theirs = keras.Model(window, keras.layers.GRU(4, return_sequences=True)(window))
+    ours = keras.Model(window, FusedGRU(4, return_sequences=True)(window))
+    random = np.random.default_rng(0)
+    weights = [random.normal(size=w.shape) for w in theirs.get_weights()]
+    theirs.set_weights(weights)
+    ours.set_weights(weights)
+    rows = random.normal(size=(7, 5, 2)).astype(np.float32)
+    np.testing.assert_allclose(ours(rows), theirs(rows), atol=1e-6)
+    ours.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(rows), ours(rows))
+
+
+def fitted(chosen: Options, source: Source) -> tuple[dict[str, float], Examples]:
+    data = PIPELINE.load(source, chosen).data
+    split = PIPELINE.split(data, chosen)
+    processor = PIPELINE.fit_processor(split.train, chosen)
+    train, validation, test = (
+        PIPELINE.examples(part, processor, chosen) for part in (split.train, split.validation, split.test)
+    )
+    import_keras(chosen.seed, deterministic=False)
+    model = PIPELINE.build(train, processor, chosen)
+    PIPELINE.fit(model, train, validation, chosen, [])
+    serving = PIPELINE.serving_model(model, train, validation, processor, chosen)
+    outputs = predict(serving, test.inputs)
+    for plot in PIPELINE.figures(outputs, test, serving, chosen):
+        plot.figure.canvas.draw()
+    return PIPELINE.evaluate(outputs, test, chosen), test
+
+
+def test_sunspots_are_forecast_better_than_by_their_last_value() -> None:
+    metrics, _ = fitted(parse(Options, ["epochs=20"]), Source())
+    assert metrics["gain_step1"] > 0.15
+    assert metrics["rmse_step1"] == pytest.approx(metrics["persistence_rmse_step1"] * (1 - metrics["gain_step1"]))
+
+
+def test_real_temperatures_are_forecast_better_than_by_their_last_value(real_data: Path) -> None:
+    metrics, _ = fitted(parse(Options, ["epochs=8"]), Source(real_data / "daily_min_temperatures.csv"))
+    assert metrics["gain_step1"] > 0.08
