@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from services.manifest import Provenance
 from training.pipeline import CommonOptions, Loaded
@@ -35,7 +36,6 @@ def import_keras(seed: int, *, deterministic: bool) -> None:
 
 def provenance(loaded: Loaded, options: CommonOptions, base_weights: str) -> Provenance:
     """Where a model comes from: code, data, packages and options."""
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(options).items()}
     return Provenance(
         git_commit=git_commit(),
         seed=options.seed,
@@ -43,8 +43,13 @@ def provenance(loaded: Loaded, options: CommonOptions, base_weights: str) -> Pro
         dataset_sha256=loaded.sha256,
         packages=package_versions(),
         base_weights=base_weights,
-        options=plain,
+        options=plain_options(options),
     )
+
+
+def plain_options(options: CommonOptions) -> dict[str, Any]:
+    """The options as JSON holds them."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(options).items()}
 
 
 def package_versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from services.errors import InvalidArgument
 from training import options as option_values
-from training.environment import import_keras, provenance
+from training.environment import import_keras, plain_options, provenance
 from training.pipeline import Arrays, Baseline, CommonOptions, Examples, Pipeline, ServingModel, Source
 from training.report import RunReport, print_metrics, write_report
 from training.runs import Identity, Run
@@ -73,8 +73,7 @@ def train(job: Job, console: Console) -> Outcome:
     counts = ", ".join(f"{count} rows to {part}" for part, count in rows.items())
     console.print(f"{pipeline.family} on {loaded.name}: {counts}", soft_wrap=True)
 
-    plain = provenance(loaded, options, "").options
-    identity = Identity(pipeline.family, name, plain, loaded.name, loaded.sha256, job.source.target)
+    identity = Identity(pipeline.family, name, plain_options(options), loaded.name, loaded.sha256, job.source.target)
     run = Run.resume(job.runs, identity) if job.resume else Run.start(job.runs, identity)
     import_keras(options.seed, deterministic=options.deterministic)
     model = pipeline.build(training, processor, options)

@@ -48,12 +48,12 @@ class SupervisedOptions(TabularOptions):
     """Most epochs to train; early stopping usually ends sooner."""
     patience: Annotated[int, Bounds(1)] = 40
     """Epochs without a better validation loss before training stops; the best weights are kept."""
+    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.3
+    """Share of activations dropped after each hidden layer while training."""
     units: Annotated[tuple[int, ...], Bounds(1)] = (128, 128)
     """Width of each hidden layer; their number is the depth."""
     bins: Annotated[int, Bounds(0, 256)] = 0
     """Intervals per numeric column of a piecewise-linear code beside the plain value; 0 for none."""
-    shortcut: bool = True
-    """A linear path from the inputs to the output beside the hidden layers: what is linear need not be learnt by them."""
 
 
 OptionsT = TypeVar("OptionsT", bound=TabularOptions)
@@ -114,17 +114,6 @@ def dense_stack(x: Any, units: Sequence[int], options: TabularOptions) -> Any:
         if options.dropout:
             x = keras.layers.Dropout(options.dropout)(x)
     return x
-
-
-def dense_network(encoded: Any, width: int, options: SupervisedOptions) -> Any:
-    """Hidden layers and a linear output of `width`, with the linear shortcut where asked for."""
-    import keras
-
-    output = keras.layers.Dense(width, name="output")(dense_stack(encoded, options.units, options))
-    if not options.shortcut:
-        return output
-    linear = keras.layers.Dense(width, use_bias=False, kernel_initializer="zeros", name="shortcut")(encoded)
-    return keras.layers.Add()([output, linear])
 
 
 def optimizer(options: TabularOptions, rows: int) -> "keras.optimizers.Optimizer":

@@ -17,7 +17,7 @@ from training.tabular import (
     TabularPipeline,
     baseline_features,
     columns_of,
-    dense_network,
+    dense_stack,
     optimizer,
     signature,
     tabular,
@@ -40,18 +40,18 @@ class Classifier(TabularPipeline[ClassifierOptions]):
 
     family: ClassVar[str] = "classifier"
     task: ClassVar[str] = "classification"
-    summary: ClassVar[str] = "Dense ReLU layers with a softmax over classes; default data: scikit-learn breast cancer"
+    summary: ClassVar[str] = "Dense ReLU layers with a softmax over classes; default data: scikit-learn wine"
     options = ClassifierOptions
     primary_metric: ClassVar[str] = "accuracy"
 
     def load(self, source: Source, options: ClassifierOptions) -> Loaded[Table]:
         if source.path is not None:
             return load_table(source, "class", categorical=options.categorical, drop=options.drop)
-        from sklearn.datasets import load_breast_cancer
+        from sklearn.datasets import load_wine
 
-        data = load_breast_cancer()
+        data = load_wine()
         return bundled(
-            "scikit-learn breast cancer", data.data, data.feature_names, data.target.astype(np.int64), data.target_names
+            "scikit-learn wine", data.data, data.feature_names, data.target.astype(np.int64), data.target_names
         )
 
     def split(self, data: Table, options: ClassifierOptions) -> Split[Table]:
@@ -77,8 +77,8 @@ class Classifier(TabularPipeline[ClassifierOptions]):
         columns = tabular(processor).columns
         features = keras.Input((len(columns),), name="features")
         encoded = TabularEncoding(columns, train.inputs["features"], bins=options.bins)(features)
-        logits = dense_network(encoded, len(train.labels), options)
-        probabilities = keras.layers.Softmax(name="probabilities")(logits)
+        hidden = dense_stack(encoded, options.units, options)
+        probabilities = keras.layers.Dense(len(train.labels), activation="softmax", name="probabilities")(hidden)
         model = keras.Model({"features": features}, probabilities)
         model.compile(optimizer(options, len(train)), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
         return model

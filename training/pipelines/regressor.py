@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from services.processing import Processor
 from services.tensors import BY_NAME, DYNAMIC, TensorSpec
 from training.datasets.tables import Table, bundled, load_table
 from training.evaluation import new_figure, regression_metrics
+from training.options import Bounds
 from training.pipeline import Arrays, Baseline, Examples, Loaded, Plot, ServingModel, Source, Split
 from training.splits import random_split
 from training.tabular import (
@@ -17,7 +18,7 @@ from training.tabular import (
     TabularPipeline,
     baseline_features,
     columns_of,
-    dense_network,
+    dense_stack,
     optimizer,
     signature,
     tabular,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 class RegressorOptions(SupervisedOptions):
     """Options of the regressor."""
 
+    bins: Annotated[int, Bounds(0, 256)] = 16
+    """Intervals per numeric column of a piecewise-linear code beside the plain value; 0 for none."""
     loss: Literal["mse", "mae", "huber", "log_cosh"] = "mse"
     """What training minimises, on the standardised target."""
 
@@ -69,7 +72,7 @@ class Regressor(TabularPipeline[RegressorOptions]):
         columns = tabular(processor).columns
         features = keras.Input((len(columns),), name="features")
         encoded = TabularEncoding(columns, train.inputs["features"], bins=options.bins)(features)
-        standardised = dense_network(encoded, 1, options)
+        standardised = keras.layers.Dense(1, name="standardised")(dense_stack(encoded, options.units, options))
         model = keras.Model({"features": features}, standardised)
         model.compile(optimizer(options, len(train)), options.loss)
         return model
