@@ -42,6 +42,11 @@ class CostTable:
             estimate = self._estimates[bucket] = self._extrapolate(bucket)
         return estimate
 
+    @property
+    def largest(self) -> float:
+        """Seconds of the costliest size measured; infinite where none was."""
+        return max(self._buckets.values(), default=_UNMEASURED)
+
     def _extrapolate(self, bucket: int) -> float:
         larger = [b for b in self._buckets if b > bucket]
         if larger:

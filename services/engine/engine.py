@@ -45,7 +45,7 @@ class EngineOptions:
     allow_cpu_fallback: bool = False
     """Run on the CPU where a named provider is absent, instead of failing to load."""
     intra_op_threads: int = 0
-    """Threads per run; 0 for as many as the process may use."""
+    """Threads per run; 0 for as many as the process may use, or one for a model whose runs are too short to share."""
     device_id: int = 0
     """Which GPU."""
     poll_interval_s: float = 1.0

@@ -1,13 +1,13 @@
 """From a version directory to a warm servable. Runs in a thread: files are read and hashed, and the model is tried."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
-from services.engine.backend import Backend, BackendOptions, OnnxBackend
+from services.engine.backend import CPU, Backend, BackendOptions, OnnxBackend
 from services.engine.costs import CostTable, elements_of
 from services.engine.model_config import BatchingOptions, ModelConfig
 from services.engine.servable import Servable
@@ -17,6 +17,7 @@ from services.telemetry.log import get_logger
 from services.tensors import DYNAMIC, Signature, TensorSpec
 
 _WARM_ENOUGH_S = 0.02  # a batch beyond this never runs on the loop, and one size or two have warmed the model up
+_SHORT_S = 2e-4  # a few times what it takes to wake a thread
 _WARM_AXIS = 8  # length given to variable axes
 _REPEATS = 3
 
@@ -40,17 +41,33 @@ def load(config: ModelConfig, version: int, path: Path, options: LoadOptions) ->
     manifest = _manifest(path)
     if manifest is not None and options.verify_hashes:
         _verify_hashes(path, manifest)
-    backend = open_backend(path, options.backend)
+    batching = config.batching.resolve(None if manifest is None else manifest.batching)
+    backend, signatures, costs = _prepare(path, manifest, batching, options.backend)
+    if _prefers_one_thread(backend, costs, options.backend):
+        backend.close()
+        backend, signatures, costs = _prepare(path, manifest, batching, replace(options.backend, intra_op_threads=1))
+    return Servable(
+        config.name, version, path, backend, signatures=signatures, manifest=manifest, batching=batching, costs=costs
+    )
+
+
+def _prepare(
+    path: Path, manifest: Manifest | None, batching: BatchingOptions, options: BackendOptions
+) -> tuple[Backend, Mapping[str, Signature], dict[str, CostTable]]:
+    backend = open_backend(path, options)
     try:
         signatures = backend.signatures if manifest is None else _agreed(manifest, backend)
-        batching = config.batching.resolve(None if manifest is None else manifest.batching)
         costs = {key: warm_up(backend, key, signature, batching) for key, signature in signatures.items()}
     except BaseException:
         backend.close()
         raise
-    return Servable(
-        config.name, version, path, backend, signatures=signatures, manifest=manifest, batching=batching, costs=costs
-    )
+    return backend, signatures, costs
+
+
+def _prefers_one_thread(backend: Backend, costs: Mapping[str, CostTable], options: BackendOptions) -> bool:
+    """Whether even the largest batch is so short that waking a second thread costs more than it brings."""
+    free = options.intra_op_threads == 0 and backend.providers == (CPU,)
+    return free and all(table.largest < _SHORT_S for table in costs.values())
 
 
 def open_backend(path: Path, options: BackendOptions) -> Backend:

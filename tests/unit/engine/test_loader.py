@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from services import testing
+from services.engine import loader
+from services.engine.backend import BackendOptions
 from services.engine.loader import LoadOptions, load, warm_up
 from services.engine.model_config import BatchingConfig, BatchingOptions, ModelConfig
 from services.errors import DataLoss, FailedPrecondition, InvalidArgument, ManifestError
@@ -163,3 +165,23 @@ def test_zeros_of_a_string_model_are_empty_strings(tmp_path):
     servable = open_version(testing.write_string_join(tmp_path / "1").parent)
     assert servable._costs["serving_default"].estimate(2) < float("inf")
     assert np.dtype("object") == servable.signatures["serving_default"].inputs[0].dtype.numpy
+
+
+@pytest.mark.parametrize(
+    ("seconds", "asked", "opened"),
+    [(1e-5, 0, [0, 1]), (1e-3, 0, [0]), (1e-5, 2, [2])],
+    ids=["short runs", "long runs", "the user has chosen"],
+)
+def test_a_model_of_short_runs_gets_one_thread_unless_a_number_is_asked_for(
+    tmp_path, monkeypatch, seconds, asked, opened
+):
+    clock, threads = testing.FakeClock(), []
+
+    def open_backend(path: Path, options: BackendOptions) -> testing.PuppetBackend:
+        threads.append(options.intra_op_threads)
+        return testing.PuppetBackend(clock, seconds=seconds)
+
+    monkeypatch.setattr(loader, "open_backend", open_backend)
+    monkeypatch.setattr(loader, "perf_counter", clock)
+    load(ModelConfig("m", tmp_path), 1, tmp_path, LoadOptions(BackendOptions(intra_op_threads=asked)))
+    assert threads == opened
