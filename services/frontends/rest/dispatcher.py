@@ -133,7 +133,7 @@ class Dispatcher:
                 future.set_result(outcome)
 
         pending = self._engine.submit(request, done)
-        watch = _Watch(loop, receive, pending.cancel)
+        watch = Watch(loop, receive, pending.cancel)
         try:
             outcome = await future
         except asyncio.CancelledError:
@@ -168,7 +168,7 @@ class Dispatcher:
         self._metrics.observe_request(route.protocol, route.name, parts.get("model", ""), version, code, seconds)
 
 
-class _Watch:
+class Watch:
     """Calls `gone` once the client hangs up, looked for only after a while. `stop` ends it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, receive: Receive, gone: Callable[[], None]) -> None:
