@@ -6,6 +6,7 @@ routes, the error bodies and the pages are ours; the service declaration, its li
 BentoML's clients read, are BentoML's.
 """
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ from services.frontends.bento.calls import Call, TypedCalls
 from services.frontends.bento.endpoints import ENDPOINTS, Endpoint
 from services.frontends.bento.openapi import openapi
 from services.frontends.bento.payload import parse_call
-from services.frontends.rest.dispatcher import error_response
+from services.frontends.rest.dispatcher import Watch, error_response
 from services.frontends.rest.http import ClientGone, Receive, Response, Scope, Send, compressed, read_body
 from services.frontends.status import Dialect
 from services.server_info import ServerInfo
@@ -202,7 +203,7 @@ class _Post:
         try:
             call = await self._read(scope, receive)
             model = call.model if isinstance(call.model, str) else ""
-            answer = await self._app.call(endpoint, call)
+            answer = await self._answer(call, receive)
             model, version = answer["model"], answer["version"]
             response = Response(orjson.dumps(answer), compressible=True)
             response = await compressed(response, _header(scope, b"accept-encoding"))
@@ -217,6 +218,26 @@ class _Post:
             code, response = internal.code, error_response(internal, Dialect.TYPED)
         engine.metrics.observe_request("typed", endpoint.name, model, version, code, engine.clock() - started)
         await response.send(send)
+
+    async def _answer(self, call: Call, receive: Receive) -> Answer:
+        """BentoML's method of the endpoint. Raises ClientGone, its rows withdrawn, when the client hangs up meanwhile."""
+        task, gone = asyncio.current_task(), False
+
+        def leave() -> None:
+            nonlocal gone
+            gone = True
+            if task is not None:
+                task.cancel()
+
+        watch = Watch(asyncio.get_running_loop(), receive, leave)
+        try:
+            return await self._app.call(self._endpoint, call)
+        except asyncio.CancelledError:
+            if gone and task is not None and not task.uncancel():
+                raise ClientGone from None
+            raise
+        finally:
+            watch.stop()
 
     async def _read(self, scope: Scope, receive: Receive) -> Call:
         body = await read_body(receive, dict(scope["headers"]), self._app.bound().max_body_bytes)

@@ -110,3 +110,37 @@ def test_no_place_is_lost_by_refused_and_failed_calls(serve: Any, monkeypatch: p
         return [(await client.post("/regress", json=body)).status_code for body in (bad, bad, LARGE, LARGE)]
 
     assert serve(in_turn) == [400, 400, 200, 200]
+
+
+def test_a_client_that_hangs_up_withdraws_its_rows(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> tuple[list[object], bool, str]:
+        engine = Engine(EngineOptions(repository=repository, poll_interval_s=0))
+        await engine.start()
+        app = typed_app(engine)
+        withdrawn = asyncio.Event()
+
+        async def never(_: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                withdrawn.set()
+                raise
+
+        monkeypatch.setattr(engine, "infer", never)
+        messages = [{"type": "http.request", "body": b'{"records": [[1, 2]]}'}, {"type": "http.disconnect"}]
+        sent: list[object] = []
+
+        async def receive() -> Any:
+            return messages.pop(0)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/regress", "headers": [], "query_string": b""}
+        await asyncio.wait_for(app(scope, receive, send), 20)
+        await engine.stop()
+        return sent, withdrawn.is_set(), engine.metrics.render()[0].decode()
+
+    sent, withdrawn, metrics = asyncio.run(body())
+    assert (sent, withdrawn) == ([], True)
+    assert 'cornet_request_seconds_count{code="CANCELLED",method="regress"' in metrics
