@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from training.exporter import Exported
 
-_ERRORS = ("rmse", "mae", "mse", "mape", "loss", "error")
+_ERRORS = ("rmse", "mae", "mse", "mape", "loss", "error", "alarm")
 _LARGEST_SVG_BYTES = 400_000
 
 
@@ -114,7 +114,6 @@ def write_report(path: Path, report: RunReport) -> None:
     manifest = report.exported.manifest
     html = environment.get_template("report.html").render(
         report=report,
-        pipeline=report.pipeline,
         manifest=manifest,
         version=report.exported.version,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

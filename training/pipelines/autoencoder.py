@@ -41,7 +41,7 @@ class AutoencoderOptions(TabularOptions):
     """Width of each layer of the encoder; the decoder mirrors them."""
     bottleneck: Annotated[int, Bounds(1)] = 8
     """Width of the code that a row has to pass through."""
-    quantile: Annotated[float, Bounds(0, 1, open_low=True)] = 0.98
+    quantile: Annotated[float, Bounds(0, 1, open_low=True)] = 0.95
     """Share of normal validation rows that lie below the threshold: 1 minus the false alarms to live with."""
     noise: Annotated[float, Bounds(0)] = 0.1
     """Denoising: standard deviation of the noise added to standardised inputs while training."""
