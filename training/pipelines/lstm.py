@@ -140,7 +140,9 @@ class Lstm(Pipeline[Series, Options]):
             linear = layers.Dense(options.horizon, use_bias=False, kernel_initializer=start)
             parts.append(linear(layers.Flatten()(scaled)))
         if options.shortcut != "none":
-            parts.append(scaled[:, -1, examples.column : examples.column + 1])
+            # Repeated, not broadcast: keras.ops.add takes a column as long as the rows are wide for a bias.
+            last = scaled[:, -1, examples.column : examples.column + 1]
+            parts.append(keras.ops.repeat(last, options.horizon, axis=1))
         forecast = layers.Add()(parts) if len(parts) > 1 else parts[0]
         column_mean, column_scale = float(mean[examples.column]), float(scale[examples.column])
         forecast = layers.Rescaling(column_scale, offset=column_mean, name="forecast")(forecast)
