@@ -115,6 +115,7 @@ class PuppetBackend:
     """
 
     platform = "onnxruntime_onnx"
+    advisory_shapes = False
     providers = ("CPUExecutionProvider",)
 
     def __init__(

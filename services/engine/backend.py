@@ -52,6 +52,13 @@ class Backend(Protocol):
         """What really runs the model, the first one first."""
         ...
 
+    @property
+    def advisory_shapes(self) -> bool:
+        """Whether the declared shapes are a hint and no rule: TensorFlow runs a graph on whatever fits its operations, and
+        clients of TensorFlow Serving send `[3]` where `[-1, 1]` is declared.
+        """
+        ...
+
     def run(self, signature: str, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
         """The named outputs; `outputs` empty means all. Raises CornetError: InvalidArgument where the values are at fault."""
         ...
@@ -92,6 +99,7 @@ class OnnxBackend:
     """A model.onnx under ONNX Runtime. It has one signature, `serving_default`: the graph's own inputs and outputs."""
 
     platform = "onnxruntime_onnx"
+    advisory_shapes = False
 
     def __init__(self, path: Path, options: BackendOptions | None = None) -> None:
         """Load the file. Raises DataLoss where it is no ONNX model, FailedPrecondition where a provider is absent."""

@@ -4,6 +4,8 @@ The only module of `services` that imports TensorFlow, and only in a process tha
 ONNX Runtime does not need).
 """
 
+import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,13 @@ class SavedModelBackend:
     """Every signature of a SavedModel's `serve` tag. See `services.engine.backend.Backend`."""
 
     platform = "tensorflow_savedmodel"
+    advisory_shapes = True
 
     def __init__(self, path: Path) -> None:
         """Load a version directory. Raises FailedPrecondition where TensorFlow is not installed, DataLoss for a bad file."""
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is raised, and logged once, by us
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.WARNING)
         try:
             import tensorflow as tf
         except ImportError as error:

@@ -53,7 +53,10 @@ class Servable:
         self.batching = batching
         self._backend = backend
         self._costs = costs or {}
-        self._plans = {key: SignaturePlan(signature) for key, signature in signatures.items()}
+        self._plans = {
+            key: SignaturePlan(signature, advisory_shapes=backend.advisory_shapes)
+            for key, signature in signatures.items()
+        }
         self._entrances: dict[str, tuple[SignaturePlan, Batcher]] = {}
         self._references = 0
         self._when_idle: Callable[[], None] | None = None

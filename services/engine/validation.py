@@ -1,6 +1,7 @@
 """Whether a request's tensors fit a signature, checked before they are queued."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
@@ -17,20 +18,22 @@ class SignaturePlan:
     """A signature turned into what a request is compared with, so that the comparison costs little.
 
     `batchable`: requests may be merged along the first axis. `outputs`: every output, in the signature's order.
+    `advisory_shapes`: the model itself judges the shapes, see `Backend.advisory_shapes`; requests of one shape share a run.
     """
 
-    __slots__ = ("_inputs", "_signature", "_variable", "batchable", "outputs")
+    __slots__ = ("_advisory", "_inputs", "_variable", "batchable", "outputs")
 
-    def __init__(self, signature: Signature) -> None:
-        self._signature = signature
+    def __init__(self, signature: Signature, *, advisory_shapes: bool = False) -> None:
+        self._advisory = advisory_shapes
         self.batchable = bool(signature.inputs) and signature.batchable
         self.outputs = tuple(spec.name for spec in signature.outputs)
         first = 1 if self.batchable else 0
-        self._inputs = tuple(_InputPlan(spec, first) for spec in signature.inputs)
+        specs = (replace(spec, shape=None) if advisory_shapes else spec for spec in signature.inputs)
+        self._inputs = tuple(_InputPlan(spec, first) for spec in specs)
         self._variable = self.batchable and any(plan.variable for plan in self._inputs)
 
-    def check(self, inputs: Mapping[str, np.ndarray]) -> tuple[int, Shape]:
-        """Rows, and the lengths of the variable axes (equal for requests that may share a run).
+    def check(self, inputs: Mapping[str, np.ndarray]) -> tuple[int, Hashable]:
+        """Rows, and what is equal for requests that may share a run: the lengths of the variable axes.
 
         Rows is 1 where the signature does not count them. Raises InvalidArgument.
         """
@@ -45,6 +48,8 @@ class SignaturePlan:
         if not self.batchable:
             return 1, _NO_SHAPE
         rows = self._rows(inputs)
+        if self._advisory:
+            return rows, tuple(inputs[plan.name].shape[1:] for plan in self._inputs)
         if not self._variable:
             return rows, _NO_SHAPE
         return rows, tuple(inputs[plan.name].shape[axis] for plan in self._inputs for axis in plan.variable)
@@ -52,8 +57,8 @@ class SignaturePlan:
     def _rows(self, inputs: Mapping[str, np.ndarray]) -> int:
         rows = -1
         for array in inputs.values():
-            if array.shape[0] != rows:
-                if rows != -1:
+            if not array.ndim or array.shape[0] != rows:
+                if not array.ndim or rows != -1:
                     raise InvalidArgument(
                         f"Expected the same number of rows in every input. Received: {_shapes(inputs)}."
                     )

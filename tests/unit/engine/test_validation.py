@@ -102,3 +102,20 @@ def test_all_outputs_by_name_are_the_same_as_none_named():
 def test_outputs_that_do_not_exist_or_come_twice_are_refused(names, message):
     with pytest.raises(InvalidArgument, match=message):
         THREE_OUTPUTS.choose(names)
+
+
+ADVISED = SignaturePlan(Signature((spec("x", "float32", -1, 1),), (spec("y", "float32", -1, 1),)), advisory_shapes=True)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (2, 2), (1, 2, 3)])
+def test_where_shapes_are_advice_any_rank_passes_and_only_like_shapes_share_a_run(shape):
+    assert ADVISED.check({"x": np.zeros(shape, np.float32)}) == (shape[0], (shape[1:],))
+
+
+def test_where_shapes_are_advice_rows_and_element_types_are_still_checked():
+    with pytest.raises(InvalidArgument, match="of any shape"):
+        ADVISED.check({"x": np.zeros((2, 1), np.float64)})
+    with pytest.raises(InvalidArgument, match="number of rows"):
+        ADVISED.check({"x": np.float32(1)[()].reshape(())})
+    with pytest.raises(InvalidArgument, match="at least one row"):
+        ADVISED.check({"x": np.zeros((0, 1), np.float32)})
