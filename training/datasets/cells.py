@@ -5,6 +5,7 @@ other an object array of `str | None`.
 """
 
 import csv
+import io
 import re
 import zipfile
 from collections import Counter
@@ -23,6 +24,7 @@ Columns = dict[str, np.ndarray]
 
 FORMATS = ".csv, .tsv, .txt (separated by comma, semicolon, tab, bar or white space), .parquet, .npz"
 _SEPARATORS = ("\t", ";", ",", "|")
+_QUOTED = re.compile(r'"[^"]*"')
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a"})
 _MOSTLY = 0.8
 """From this share of numbers on, a column's other cells are taken for mistakes."""
@@ -58,7 +60,8 @@ def _text(path: Path, categorical: Sequence[str]) -> Columns:
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise DataError(f"{path.name}: expected a header and rows. Found an empty file.")
-    separator = next((mark for mark in _SEPARATORS if mark in lines[0]), None)
+    unquoted = _QUOTED.sub("", lines[0])
+    separator = next((mark for mark in _SEPARATORS if mark in unquoted), None)
     if separator is None and all(_float(word) is not None for word in lines[0].split()):
         names = ["class", *(f"x{index}" for index in range(1, len(lines[0].split())))]
         rows = list(_rows(path, names, enumerate((line.split() for line in lines), start=1)))
@@ -81,7 +84,7 @@ def _split(path: Path, text: str, separator: str | None) -> Iterator[tuple[int, 
     if separator is None:
         yield from ((number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip())
         return
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=separator, strict=True, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     try:
         yield from ((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
     except csv.Error as error:

@@ -69,6 +69,10 @@ def test_quoted_cells_may_hold_separators_and_line_breaks(write: Write) -> None:
     assert table.columns["colour"][-1] == "red, and\nblue"
 
 
+def test_a_quoted_name_may_hold_a_separator(write: Write) -> None:
+    assert list(load(write(csv(*ROWS, header='"a; of b",colour,y'))).columns) == ["a; of b", "colour"]
+
+
 def test_a_file_of_numbers_without_a_header_starts_with_the_class(write: Write) -> None:
     lines = "\n".join(f"  {1 + i % 2}.0000000e+00  {i}.5  {i}" for i in range(12))
     table = load(write(lines, "beats.txt"), None, "optional class")
