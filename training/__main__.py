@@ -36,7 +36,7 @@ def train(
     family: Annotated[str | None, typer.Argument(help="Model family; --list shows them.", show_default=False)] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="File or folder to train on. [default: the family's own data set, no network needed]"),
+        typer.Option(help="File or folder to train on; without it, the family's own data set, which needs no network."),
     ] = None,
     target: Annotated[str | None, typer.Option(help="Column to predict, by name or index.")] = None,
     settings: Annotated[
@@ -44,7 +44,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most epochs to train; short for --set epochs=N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run; short for --set seed=N.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model. [default: the family's]")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; without it, the family's.")] = None,
     repository: Annotated[Path, typer.Option(help="Model repository to export to.")] = Path("exported_models"),
     runs: Annotated[Path, typer.Option(help="Folder of checkpoints, TensorBoard logs and reports.")] = Path("runs"),
     resume: Annotated[

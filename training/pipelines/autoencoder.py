@@ -39,7 +39,7 @@ class AutoencoderOptions(TabularOptions):
     """Epochs without a better validation loss before training stops; the best weights are kept."""
     units: Annotated[tuple[int, ...], Bounds(1)] = (64,)
     """Width of each layer of the encoder; the decoder mirrors them."""
-    bottleneck: Annotated[int, Bounds(1)] = 8
+    bottleneck: Annotated[int, Bounds(1)] = 4
     """Width of the code that a row has to pass through."""
     quantile: Annotated[float, Bounds(0, 1, open_low=True)] = 0.95
     """Share of normal validation rows that lie below the threshold: 1 minus the false alarms to live with."""

@@ -197,7 +197,7 @@ def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
 def test_the_concrete_table_is_read() -> None:
     table = load(REAL / "concrete_data.csv", "Strength")
     assert len(table) == 1030
-    assert list(table.columns)[0] == "Cement"
+    assert next(iter(table.columns)) == "Cement"
     assert all(column.dtype == np.float64 for column in table.columns.values())
 
 
