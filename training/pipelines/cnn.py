@@ -42,8 +42,6 @@ _MISTAKES_SHOWN = 15
 class Options(CommonOptions):
     """Options of the image classifier."""
 
-    batch_size: Annotated[int, Bounds(1)] = 64
-    """Rows per gradient step."""
     filters: Annotated[tuple[int, ...], Bounds(1)] = (16, 32)
     """Convolution filters of each block."""
     blocks: Annotated[int | None, Bounds(1)] = None
@@ -56,7 +54,7 @@ class Options(CommonOptions):
     """How a block halves its picture."""
     dense: Annotated[int, Bounds(1)] = 100
     """Units of the layer before the softmax."""
-    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.3
+    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.2
     """Share of activations dropped before and after the dense layer while training."""
     batch_norm: bool = False
     """Normalise each convolution's output over the batch."""

@@ -106,7 +106,10 @@ class Transformer(Pipeline[Texts, Options]):
         tokens = keras.Input((None,), dtype="int32", name="tokens")
         known = KnownTokens(vocabulary_size, options.length, UNKNOWN_ID)(tokens)
         mask = ops.cast(ops.not_equal(known, PADDING_ID), "float32")
-        state = layers.Embedding(vocabulary_size, options.width)(known)
+        # The paper's scale: a token must not drown in its place's sines and cosines, which are up to 1.
+        spread = keras.initializers.RandomNormal(stddev=options.width**-0.5, seed=options.seed)
+        state = layers.Embedding(vocabulary_size, options.width, embeddings_initializer=spread)(known)
+        state = layers.Rescaling(options.width**0.5)(state)
         state = PositionalEncoding(options.positions, options.length)(state)
         state = layers.Dropout(options.dropout, seed=options.seed)(state)
         for block in range(options.blocks):

@@ -46,7 +46,7 @@ class Options(CommonOptions):
     """Pixels."""
     width: Annotated[int, Bounds(32)] = 224
     """Pixels."""
-    probe_images: Annotated[int, Bounds(2)] = 16
+    probe_images: Annotated[int, Bounds(2)] = 10
     """Most pictures that the features and the export are tried on."""
 
     def __post_init__(self) -> None:
