@@ -1,9 +1,22 @@
-"""What all tests share: a quiet TensorFlow, and where the real data lies."""
+"""What all tests share: a quiet TensorFlow, where the real data lies, and every family, exported once for a whole run."""
 
 import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from services.engine.backend import Backend, OnnxBackend
+from services.engine.savedmodel_backend import SavedModelBackend
+from training.environment import import_keras, provenance
+from training.exporter import Exported, export
+from training.options import parse
+from training.pipeline import Arrays, ServingModel, Source
+from training.pipelines import find
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -24,3 +37,81 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder.parent.name}/{folder.name} beside the checkout")
     return folder
+
+
+QUICKER = {
+    "vgg16": ("weights=random", "height=64", "width=64", "probe_images=4"),
+    "transformer": ("blocks=1", "width=16", "heads=2", "feed_forward=16", "length=24"),
+}
+"""Beside one epoch: what keeps the largest networks within seconds."""
+
+
+@dataclass
+class Published:
+    """One family's export, the Keras model it was made from, held-out rows, and both formats as a server loads them."""
+
+    exported: Exported
+    serving: ServingModel
+    rows: Arrays
+    backends: dict[str, Backend]
+
+    def keras(self, rows: Arrays) -> dict[str, np.ndarray]:
+        return {name: np.asarray(answer) for name, answer in self.serving.model(dict(rows), training=False).items()}
+
+
+@pytest.fixture(scope="session")
+def exported_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `exported` publishes."""
+    return tmp_path_factory.mktemp("exported_models")
+
+
+@pytest.fixture(scope="session")
+def exported(exported_repository: Path) -> Callable[[str], Published]:
+    """Train and export a family on first use."""
+    repository = exported_repository
+    made: dict[str, Published | Exception] = {}
+
+    def get(family: str) -> Published:
+        if family not in made:
+            try:
+                made[family] = _publish(family, repository)
+            except Exception as error:  # noqa: BLE001  # raised below, and not trained for again by the next test
+                made[family] = error
+        result = made[family]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return get
+
+
+def _publish(family: str, repository: Path) -> Published:
+    pipeline: Any = find(family)
+    options = parse(pipeline.options, ["epochs=1", "deterministic=false", *QUICKER.get(family, ())])
+    loaded = pipeline.load(Source(), options)
+    split = pipeline.split(loaded.data, options)
+    processor = pipeline.fit_processor(split.train, options)
+    train, validation, test = (
+        pipeline.examples(part, processor, options) for part in (split.train, split.validation, split.test)
+    )
+    import_keras(options.seed, deterministic=False)
+    model = pipeline.build(train, processor, options)
+    with warnings.catch_warnings():
+        # Keras's own callbacks use a NumPy protocol that NumPy 2 has deprecated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pipeline.fit(model, train, validation, options, [])
+    serving = pipeline.serving_model(model, train, validation, processor, options)
+    made = export(
+        serving,
+        repository=repository,
+        name=family,
+        family=family,
+        task=pipeline.task,
+        processor=processor,
+        samples=test.inputs,
+        metrics={},
+        baseline={},
+        provenance=provenance(loaded, options, serving.base_weights),
+    )
+    backends = {"onnx": OnnxBackend(made.path / "model.onnx"), "saved_model": SavedModelBackend(made.path)}
+    return Published(made, serving, test.inputs, backends)
