@@ -186,9 +186,8 @@ class Watch:
         self._task = loop.create_task(self._run())
 
     async def _run(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._gone()
+        if (await self._receive())["type"] == "http.disconnect":  # after a whole body, nothing else may come
+            self._gone()
 
 
 def error_response(error: CornetError, dialect: Dialect) -> Response:
