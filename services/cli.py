@@ -43,19 +43,19 @@ def version() -> None:
 @app.command()
 def serve(
     repository: Annotated[
-        Path | None, typer.Option(help="Folder of <name>/<version>/ directories. [default: exported_models]")
+        Path | None, typer.Option(help="Folder of <name>/<version>/ directories. Default: exported_models.")
     ] = None,
     models: Annotated[
-        Path | None, typer.Option(help="A models.toml that lists the models to serve. [default: all in the repository]")
+        Path | None, typer.Option(help="A models.toml that lists the models to serve. Default: all in the repository.")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC; 0 picks a free one. [default: 8500]")] = None,
-    http_port: Annotated[int | None, typer.Option(help="Port of HTTP; 0 picks a free one. [default: 8501]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC; 0 picks a free one. Default: 8500.")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port of HTTP; 0 picks a free one. Default: 8501.")] = None,
     typed_endpoints: Annotated[
         bool | None,
         typer.Option("--typed-endpoints/--no-typed-endpoints", help="Serve the BentoML endpoints and docs page."),
     ] = None,
-    log_format: Annotated[str | None, typer.Option(help="console or json. [default: console]")] = None,
+    log_format: Annotated[str | None, typer.Option(help="console or json. Default: console.")] = None,
 ) -> None:
     """Serve the models of a repository over gRPC and HTTP until SIGTERM or Ctrl-C.
 

@@ -73,9 +73,11 @@ def train(
     assignments = [f"{key}={value}" for key, value in flags.items() if value is not None]
     options = parse(pipeline.options, [*(settings or []), *assignments, *_extra_flags(context.args)])
 
+    from training.environment import show_warnings
     from training.runner import Interrupted, Job
     from training.runner import train as run
 
+    show_warnings(console)
     source = Source(data, target)
     job = Job(pipeline, options, source, name or pipeline.family, repository, runs, resume)
     try:

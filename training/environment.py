@@ -1,5 +1,6 @@
 """What a training run needs from its surroundings: a quiet TensorFlow, repeatable operations, and provenance."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from typing import Any
 
 from services.manifest import Provenance
 from training.pipeline import CommonOptions, Loaded
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _PACKAGES = ("cornet", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime", "numpy", "scikit-learn")
 
@@ -32,6 +36,17 @@ def import_keras(seed: int, *, deterministic: bool) -> None:
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+
+
+def show_warnings(console: "Console") -> None:
+    """Print what this package warns of (gaps in a series, random weights) on the console, between the progress bars."""
+    from rich.logging import RichHandler
+
+    logger = logging.getLogger("training")
+    logger.handlers[:] = [
+        RichHandler(logging.WARNING, console, show_time=False, show_path=False, rich_tracebacks=False)
+    ]
+    logger.propagate = False
 
 
 def provenance(loaded: Loaded, options: CommonOptions, base_weights: str) -> Provenance:

@@ -56,7 +56,7 @@ def export_command(
     ] = None,
     samples: Annotated[
         Path | None,
-        typer.Option(help="NPZ of rows by input name to compare on. [default: random rows that fit the inputs]"),
+        typer.Option(help="NPZ of rows by input name to compare on. Default: random rows that fit the inputs."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random rows.")] = 0,
 ) -> None:
