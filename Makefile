@@ -33,7 +33,7 @@ demo: $(INSTALLED) ## Train, prove, export, serve and call all seven families (a
 	$(BIN)/python -m training.demo
 
 test: $(INSTALLED) ## Run every test, fast ones first
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest
 
 check: lint types imports drift test ## What CI runs: lint, types, import rules, drift of generated files, tests
 
