@@ -1,5 +1,6 @@
 """One server in a subprocess for all contract tests, over toy models and a repository tests may read."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,3 +41,12 @@ def server(repository: Path) -> Iterator[ServerProcess]:
     models.write_text("\n".join(tables), encoding="utf-8")
     with ServerProcess(repository, "--models", str(models)) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def free_port() -> int:
+    """For a server that cannot be told to pick one itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

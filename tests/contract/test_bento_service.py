@@ -3,19 +3,10 @@
 import gc
 import importlib
 import io
-import json
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -24,7 +15,6 @@ from PIL import Image
 from services.launch import ServerProcess
 from services.testing_typed import toys, write_family
 
-START_S = 90
 POINT = {"x": 1, "y": 2}
 SUM = {"model": "regressor", "version": 1, "predictions": [{"prediction": 21.0}]}
 
@@ -43,64 +33,25 @@ def cornet(typed_repository: Path) -> Iterator[ServerProcess]:
         yield server
 
 
-@dataclass
-class BentoServer:
-    """A `bentoml serve` child: its process, HTTP address, gRPC address and log so far."""
-
-    process: subprocess.Popen[str]
-    url: str
-    log: Path
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        lines = self.log.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
-
-
 @pytest.fixture(scope="module")
-def bento(typed_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BentoServer]:
-    folder = tmp_path_factory.mktemp("bento")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def bento(typed_repository: Path, free_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """`bentoml serve`, whose log does not name the port that its own options gave it."""
+    flags = ["serve", "services.bento_service:ModelService", "--host", "127.0.0.1", "--port", str(free_port)]
     environment = {
-        **os.environ,
         "BENTOML_DO_NOT_TRACK": "true",
-        "BENTOML_HOME": str(folder / "home"),
+        "BENTOML_HOME": str(tmp_path_factory.mktemp("bento")),
         "CORNET_REPOSITORY": str(typed_repository),
         "CORNET_GRPC_PORT": "0",
-        "CORNET_LOG_FORMAT": "json",
     }
-    command = ["serve", "services.bento_service:ModelService", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", *command], stdout=log, stderr=log, text=True, env=environment
-        )
-    server = BentoServer(process, f"http://127.0.0.1:{port}", folder / "log")
-    try:
-        _wait_until_ready(server)
+    with ServerProcess(typed_repository, command=["-m", "bentoml", *flags], environment=environment) as server:
+        server.http_url = f"http://127.0.0.1:{free_port}"
         yield server
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(30)
-
-
-def _wait_until_ready(server: BentoServer) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and server.process.poll() is None:
-        try:
-            if httpx.get(f"{server.url}/readyz", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise AssertionError(f"bentoml serve was not ready: {server.log.read_text(encoding='utf-8')[-4000:]}")
 
 
 @pytest.fixture(params=["cornet", "bento"])
 def url(request: pytest.FixtureRequest) -> str:
-    server = request.getfixturevalue(request.param)
-    return server.http_url if request.param == "cornet" else server.url  # type: ignore[no-any-return]  # a fixture is Any
+    server: ServerProcess = request.getfixturevalue(request.param)
+    return server.http_url
 
 
 def test_every_example_of_the_document_is_answered(url: str) -> None:
@@ -159,15 +110,13 @@ def test_pictures_of_many_kinds_are_uploaded(url: str) -> None:
     assert [p["label"] for p in predictions] == ["white"] * 5
 
 
-def test_grpc_is_served_beside_bentoml(bento: BentoServer) -> None:
+def test_grpc_is_served_beside_bentoml(bento: ServerProcess) -> None:
     grpc = importlib.import_module("grpc")
-    address = next(event["grpc"] for event in bento.events if event["event"] == "ready")
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(bento.grpc_address) as channel:
         ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
         assert ready(b"", timeout=20) == b"\x08\x01"
 
 
-def test_bentoml_serve_drains_and_ends_in_order(bento: BentoServer) -> None:
-    bento.process.send_signal(signal.SIGTERM)
-    assert bento.process.wait(30) == 0
-    assert bento.events[-1]["event"] == "stopped"
+def test_bentoml_serve_drains_and_ends_in_order(bento: ServerProcess) -> None:
+    assert bento.stop() == 0
+    assert [line for line in bento.log if line["event"] != "output"][-1]["event"] == "stopped"

@@ -83,17 +83,10 @@ def test_without_the_typed_endpoints_their_paths_are_404_and_bentoml_is_not_load
         assert "bentoml" not in Path(f"/proc/{server.pid}/maps").read_text(encoding="utf-8")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def test_a_tensorflow_serving_command_line_serves(small: Path) -> None:
+def test_a_tensorflow_serving_command_line_serves(small: Path, free_port: int) -> None:
     flags = [
         "--port=0",
-        f"--rest_api_port={_free_port()}",
+        f"--rest_api_port={free_port}",
         "--model_name=half",
         f"--model_base_path={small}/half_plus_two",
     ]
@@ -105,12 +98,11 @@ def test_a_tensorflow_serving_command_line_serves(small: Path) -> None:
     assert [line["flags"] for line in warned] == ["enable_batching"]
 
 
-def test_bentoml_serve_starts_the_same_server(small: Path) -> None:
-    port = _free_port()
-    flags = ["serve", "services.bento_service:ModelService", "--host", "127.0.0.1", "--port", str(port)]
+def test_bentoml_serve_starts_the_same_server(small: Path, free_port: int) -> None:
+    flags = ["serve", "services.bento_service:ModelService", "--host", "127.0.0.1", "--port", str(free_port)]
     environment = {"CORNET_REPOSITORY": str(small), "CORNET_GRPC_PORT": "0", "BENTOML_DO_NOT_TRACK": "true"}
     with ServerProcess(small, command=["-m", "bentoml", *flags], environment=environment) as server:
-        url = f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{free_port}"
         assert _post(f"{url}/v1/models/half_plus_two:predict", {"instances": [[2.0]]}) == {"predictions": [[3.0]]}
         assert httpx.get(f"{url}/readyz", timeout=5).status_code == 200
         assert server.grpc_address
