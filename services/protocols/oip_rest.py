@@ -31,9 +31,6 @@ from services.protocols.oip_raw import datatype_of, decode_raw, encode_raw
 from services.protocols.shapes import checked_shape, expect_count
 from services.tensors import DYNAMIC, DType, Signature, TensorSpec, dtype_of
 
-EXTENSIONS = ("binary_tensor_data", "schedule_policy")
-"""What `GET /v2` lists: only what is served. Of the schedule policy, `timeout`."""
-
 _MAX_TIMEOUT_US = 2**53
 
 
@@ -120,8 +117,8 @@ def encode_infer(response: InferenceResponse, infer: Infer) -> tuple[list[bytes]
     return [head, *parts], len(head) if any_binary else None
 
 
-def encode_server_metadata(name: str, version: str) -> bytes:
-    return orjson.dumps({"name": name, "version": version, "extensions": EXTENSIONS})
+def encode_server_metadata(name: str, version: str, extensions: Sequence[str]) -> bytes:
+    return orjson.dumps({"name": name, "version": version, "extensions": extensions})
 
 
 def encode_model_metadata(model: str, versions: Sequence[int], platform: str, signature: Signature) -> bytes:

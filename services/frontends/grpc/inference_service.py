@@ -7,7 +7,6 @@ from services.errors import ModelNotFound, SignatureNotFound
 from services.frontends.grpc.call import Call, MethodTable, UnaryHandler, UnaryMethod
 from services.frontends.status import Dialect
 from services.protocols import oip_grpc
-from services.protocols.oip_rest import EXTENSIONS
 from services.server_info import ServerInfo
 
 SERVICE = "inference.GRPCInferenceService"
@@ -47,7 +46,8 @@ class InferenceService:
         call.reply(oip_grpc.encode_model_ready(is_ready(self._engine, model, version)))
 
     def server_metadata(self, data: bytes, call: Call) -> None:  # noqa: ARG002 - the request has no fields
-        call.reply(oip_grpc.encode_server_metadata(self._info.name, self._info.version, EXTENSIONS))
+        info = self._info
+        call.reply(oip_grpc.encode_server_metadata(info.name, info.version, info.extensions))
 
     def model_metadata(self, data: bytes, call: Call) -> None:
         model, version = oip_grpc.decode_model_request(data, ready=False)

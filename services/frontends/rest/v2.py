@@ -86,7 +86,7 @@ def _ready(engine: Engine, _: Request) -> Response:
 
 
 def _server_metadata(info: ServerInfo, _: Request) -> Response:
-    return Response(oip_rest.encode_server_metadata(info.name, info.version))
+    return Response(oip_rest.encode_server_metadata(info.name, info.version, info.extensions))
 
 
 def _health(document: dict[str, object], *, ready: bool) -> Response:
