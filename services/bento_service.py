@@ -15,6 +15,7 @@ from services.frontends.bento.calls import TypedCalls
 from services.frontends.bento.service import LeanService, TypedEndpoints
 from services.frontends.rest.dispatcher import ASGIApp
 from services.frontends.rest.http import Receive, Scope, Send
+from services.launch import READY_EVENT
 from services.settings import read_settings
 from services.telemetry.log import configure_logging, get_logger
 
@@ -53,7 +54,7 @@ class ModelService(TypedEndpoints):
         except BaseException:
             await server.stop()
             raise
-        _log.info("ready", grpc=f"{settings.host}:{port}", models=", ".join(server.engine.models()) or "none")
+        _log.info(READY_EVENT, grpc=f"{settings.host}:{port}", models=", ".join(server.engine.models()) or "none")
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # BentoML's hooks have no types
     async def stop(self) -> None:

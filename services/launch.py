@@ -20,6 +20,9 @@ from services.errors import Unavailable
 READY_EVENT = "ready"
 """The log event a server writes once both ports are open and the initial models are loaded."""
 
+_LAST_LINES_S = 5.0
+"""How long the end of the log may take to arrive after the process has gone; a child of its own could hold the pipe open."""
+
 
 class ServerProcess:
     """A `cornet serve` child on free loopback ports, with `options` added; or any other `command` line of Python's that
@@ -48,6 +51,7 @@ class ServerProcess:
         self._environment = {**os.environ, **(environment or {}), "CORNET_LOG_FORMAT": "json"}
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[str] | None = None
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._is_ready = False
         self._settled = threading.Event()
 
@@ -59,7 +63,7 @@ class ServerProcess:
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             self._command, stderr=subprocess.PIPE, text=True, env=self._environment
         )
-        threading.Thread(target=self._read_log, daemon=True).start()
+        self._reader.start()
         self._settled.wait(self._timeout_s)
         if not self._is_ready:
             self.stop()
@@ -71,10 +75,12 @@ class ServerProcess:
         process = self._running()
         process.send_signal(number)
         try:
-            return process.wait(timeout_s)
+            status = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
-            return process.wait()
+            status = process.wait()
+        self._reader.join(_LAST_LINES_S)
+        return status
 
     def __enter__(self) -> Self:
         return self.start()
