@@ -6,7 +6,6 @@
     │   └── ManifestError        manifest.json is not what it must be
     ├── NotFound
     │   └── ModelNotFound        no such model, version or label
-    ├── AlreadyExists
     ├── FailedPrecondition       the request is right, the state of the server is not
     │   ├── SignatureNotFound
     │   ├── ModelNotReady        the version is known but not (or no longer) available
@@ -88,12 +87,6 @@ class ModelNotFound(NotFound):
         super().__init__(f"Servable not found for request: {wanted}" + (f". {known}" if known else ""))
         self.model = model
         self.version = version
-
-
-class AlreadyExists(CornetError):
-    """What the request would create exists."""
-
-    code = ALREADY_EXISTS
 
 
 class FailedPrecondition(CornetError):
