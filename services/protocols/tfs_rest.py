@@ -86,10 +86,6 @@ def encode_predict(outputs: Mapping[str, np.ndarray], *, row_format: bool) -> by
     return b'{"outputs":{' + b",".join(parts) + b"}}"
 
 
-def encode_error(error: CornetError) -> bytes:
-    return orjson.dumps({"error": str(error)})
-
-
 def encode_status(statuses: Iterable[tuple[int, str, CornetError | None]]) -> bytes:
     """GetModelStatusResponse as JSON: (version, name of the state, why it failed) per version, highest first."""
     rows = [
