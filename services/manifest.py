@@ -240,13 +240,11 @@ class _Reader:
 
 def _signature(value: Any, where: str) -> Signature:
     reader = _Reader(value, where)
-    sides = {
-        side: tuple(
-            TensorSpec.from_json(spec, f"{where}.{side}[{i}]") for i, spec in enumerate(reader.take(side, list))
-        )
+    inputs, outputs = (
+        tuple(TensorSpec.from_json(spec, f"{where}.{side}[{i}]") for i, spec in enumerate(reader.take(side, list)))
         for side in ("inputs", "outputs")
-    }
-    return Signature(**sides)
+    )
+    return Signature(inputs, outputs)
 
 
 def _processor(value: Any) -> ProcessorSpec:

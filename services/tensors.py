@@ -10,7 +10,7 @@ onnxruntime's `NodeArg.type`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -90,12 +90,14 @@ class TensorSpec:
     """Name, element type and shape of one tensor of a signature.
 
     `shape` has `-1` for the batch axis (the first, in a batchable signature) and for every variable axis; `None` means
-    that the model does not say even its rank.
+    that the model does not say even its rank. `graph_name` is what a TensorFlow graph calls the tensor (`dense/Softmax:0`);
+    it is told in metadata, and no part of what makes two specifications equal.
     """
 
     name: str
     dtype: DType
     shape: tuple[int, ...] | None
+    graph_name: str = field(default="", compare=False)
 
     @property
     def batchable(self) -> bool:
@@ -135,10 +137,14 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Named inputs and outputs of one callable of a model, in the order the model declares them."""
+    """Named inputs and outputs of one callable of a model, in the order the model declares them.
+
+    `method_name` is TensorFlow Serving's name of what the callable is for, told in metadata.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    method_name: str = field(default="tensorflow/serving/predict", compare=False)
 
     @property
     def batchable(self) -> bool:

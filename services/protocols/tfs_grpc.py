@@ -31,7 +31,6 @@ from services.protocols.wire import delimited, tag, text, varint
 from services.tensors import Signature, TensorSpec
 
 SIGNATURE_DEF = "signature_def"
-_PREDICT_METHOD = "tensorflow/serving/predict"
 _SIGNATURE_DEF_MAP_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 _MOST_BYTES_PER_BYTE = 8
 """What a byte on the wire may rightly become: a small int64 is a varint of one byte."""
@@ -166,7 +165,7 @@ def _model_spec(model: str, version: int, signature: str) -> bytes:
 
 
 def _signature_def(signature: Signature) -> Any:
-    definition = SignatureDef(method_name=_PREDICT_METHOD)
+    definition = SignatureDef(method_name=signature.method_name)
     for spec in signature.inputs:
         _describe(spec, definition.inputs[spec.name])
     for spec in signature.outputs:
@@ -175,8 +174,8 @@ def _signature_def(signature: Signature) -> Any:
 
 
 def _describe(spec: TensorSpec, info: Any) -> None:
-    """Fill a TensorInfo. Its name is that of a graph's tensor, so it gets TensorFlow's output index."""
-    info.name = f"{spec.name}:0"
+    """Fill a TensorInfo. Its name is that of a graph's tensor; without a graph, ours and an output index."""
+    info.name = spec.graph_name or f"{spec.name}:0"
     info.dtype = spec.dtype.tf_enum
     if spec.shape is None:
         info.tensor_shape.unknown_rank = True

@@ -108,7 +108,7 @@ def encode_metadata(model: str, version: int, signatures: Mapping[str, Signature
         name: {
             "inputs": {spec.name: _tensor_info(spec) for spec in signature.inputs},
             "outputs": {spec.name: _tensor_info(spec) for spec in signature.outputs},
-            "method_name": "tensorflow/serving/predict",
+            "method_name": signature.method_name,
             "defaults": {},
         }
         for name, signature in signatures.items()
@@ -125,12 +125,12 @@ _CODE_NAMES = {value: name for name, value in vars(errors).items() if name.isupp
 
 
 def _tensor_info(spec: TensorSpec) -> dict[str, Any]:
-    """A TensorInfo. Its name is that of a graph's tensor, so it gets TensorFlow's output index."""
+    """A TensorInfo. Its name is that of a graph's tensor; without a graph, ours and an output index."""
     dims = [{"size": str(size), "name": ""} for size in spec.shape or ()]
     return {
         "dtype": spec.dtype.tf_name,
         "tensor_shape": {"dim": dims, "unknown_rank": spec.shape is None},
-        "name": f"{spec.name}:0",
+        "name": spec.graph_name or f"{spec.name}:0",
     }
 
 

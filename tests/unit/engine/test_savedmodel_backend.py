@@ -79,3 +79,41 @@ def test_a_file_that_is_no_saved_model_is_data_loss(version, tmp_path):
     with pytest.raises(DataLoss, match="cannot be loaded") as error:
         open_backend(tmp_path, BackendOptions())
     assert str(tmp_path) not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def of_tensorflow_1(tmp_path_factory: pytest.TempPathFactory) -> SavedModelBackend:
+    """Half plus two as TensorFlow 1 wrote it: reference variables, a regress method, a shape that the graph does not keep."""
+    tf = pytest.importorskip("tensorflow", reason="the tensorflow extra is not installed").compat.v1
+    path = tmp_path_factory.mktemp("saved") / "1"
+    with tf.Graph().as_default(), tf.Session() as session:
+        half = tf.Variable(0.5, name="half", use_resource=False)
+        x = tf.placeholder(tf.float32, [None, 1], "features/x")
+        y = tf.add(half * x, 2.0, name="answer/y")
+        factor = tf.multiply(half, 3.0, name="factor")
+        session.run(tf.global_variables_initializer())
+        info = tf.saved_model.build_tensor_info
+        declared = info(factor)
+        declared.tensor_shape.dim.add(size=-1)
+        builder = tf.saved_model.builder.SavedModelBuilder(str(path))
+        definition = tf.saved_model.signature_def_utils.build_signature_def(
+            {"inputs": info(x)}, {"outputs": info(y), "factor": declared}, "tensorflow/serving/regress"
+        )
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": definition})
+        builder.save()
+    return SavedModelBackend(path)
+
+
+def test_a_model_of_tensorflow_1_runs_as_it_is_even_where_its_shapes_are_wrong(of_tensorflow_1):
+    answer = of_tensorflow_1.run("serving_default", {"inputs": np.array([2, 4], np.float32)})
+    assert {name: array.tolist() for name, array in answer.items()} == {"outputs": [3, 4], "factor": 1.5}
+
+
+def test_signatures_keep_the_names_the_model_gave_its_tensors_and_methods(of_tensorflow_1):
+    signature = of_tensorflow_1.signatures["serving_default"]
+    assert signature.method_name == "tensorflow/serving/regress"
+    assert [spec.graph_name for spec in signature.inputs] == ["features/x:0"]
+    assert [(spec.name, spec.graph_name) for spec in signature.outputs] == [
+        ("factor", "factor:0"),
+        ("outputs", "answer/y:0"),
+    ]
