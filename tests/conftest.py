@@ -12,10 +12,11 @@ import pytest
 
 from services.engine.backend import Backend, OnnxBackend
 from services.engine.savedmodel_backend import SavedModelBackend
+from services.processing import Processor
 from training.environment import import_keras, provenance
 from training.exporter import Exported, export
 from training.options import parse
-from training.pipeline import Arrays, ServingModel, Source
+from training.pipeline import Arrays, CommonOptions, Examples, Loaded, Pipeline, ServingModel, Source
 from training.pipelines import find
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -59,6 +60,41 @@ class Published:
         return {name: np.asarray(answer) for name, answer in self.serving.model(dict(rows), training=False).items()}
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """One run of a family up to its serving model: what the runner has in hand before it evaluates and exports."""
+
+    loaded: Loaded
+    processor: Processor
+    train: Examples
+    test: Examples
+    serving: ServingModel
+
+
+def fit(pipeline: Pipeline, options: CommonOptions, source: Source | None = None) -> Fitted:
+    """Load, split, encode, build and fit, with nothing around it."""
+    loaded = pipeline.load(source or Source(), options)
+    split = pipeline.split(loaded.data, options)
+    processor = pipeline.fit_processor(split.train, options)
+    train, validation, test = (
+        pipeline.examples(part, processor, options) for part in (split.train, split.validation, split.test)
+    )
+    import_keras(options.seed, deterministic=False)
+    model = pipeline.build(train, processor, options)
+    with warnings.catch_warnings():
+        # Keras's own callbacks use a NumPy protocol that NumPy 2 has deprecated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pipeline.fit(model, train, validation, options, [])
+    serving = pipeline.serving_model(model, train, validation, processor, options)
+    return Fitted(loaded, processor, train, test, serving)
+
+
+@pytest.fixture(scope="session")
+def fitted() -> Callable[..., Fitted]:
+    """`fitted(pipeline, options, source)`: a model of a family, trained for a test."""
+    return fit
+
+
 @pytest.fixture(scope="session")
 def exported_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where `exported` publishes."""
@@ -88,30 +124,18 @@ def exported(exported_repository: Path) -> Callable[[str], Published]:
 def _publish(family: str, repository: Path) -> Published:
     pipeline: Any = find(family)
     options = parse(pipeline.options, ["epochs=1", "deterministic=false", *QUICKER.get(family, ())])
-    loaded = pipeline.load(Source(), options)
-    split = pipeline.split(loaded.data, options)
-    processor = pipeline.fit_processor(split.train, options)
-    train, validation, test = (
-        pipeline.examples(part, processor, options) for part in (split.train, split.validation, split.test)
-    )
-    import_keras(options.seed, deterministic=False)
-    model = pipeline.build(train, processor, options)
-    with warnings.catch_warnings():
-        # Keras's own callbacks use a NumPy protocol that NumPy 2 has deprecated.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pipeline.fit(model, train, validation, options, [])
-    serving = pipeline.serving_model(model, train, validation, processor, options)
+    run = fit(pipeline, options)
     made = export(
-        serving,
+        run.serving,
         repository=repository,
         name=family,
         family=family,
         task=pipeline.task,
-        processor=processor,
-        samples=test.inputs,
+        processor=run.processor,
+        samples=run.test.inputs,
         metrics={},
         baseline={},
-        provenance=provenance(loaded, options, serving.base_weights),
+        provenance=provenance(run.loaded, options, run.serving.base_weights),
     )
     backends = {"onnx": OnnxBackend(made.path / "model.onnx"), "saved_model": SavedModelBackend(made.path)}
-    return Published(made, serving, test.inputs, backends)
+    return Published(made, run.serving, run.test.inputs, backends)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.pipeline import Plot
+from training.pipeline import Baseline, Examples, Plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,6 +49,16 @@ def classification_metrics(
         names = labels or [str(index) for index in classes]
         metrics |= {f"f1_{name}": float(score) for name, score in zip(names, per_class, strict=True)}
     return metrics
+
+
+def classifier_baseline(name: str, fitted: Any, rows: Any, test: Examples) -> Baseline:
+    """What a fitted scikit-learn classifier makes of the held-out `rows`, its view of `test.inputs`.
+
+    A class that was not among its training rows gets the probability 0.
+    """
+    probabilities = np.zeros((len(test), len(test.labels)), np.float32)
+    probabilities[:, fitted.classes_] = fitted.predict_proba(rows)
+    return Baseline(name, classification_metrics(probabilities, test.targets, test.labels))
 
 
 def regression_metrics(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:

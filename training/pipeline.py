@@ -186,9 +186,13 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
             epochs=options.epochs,
             initial_epoch=initial_epoch,
             batch_size=options.batch_size,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, *self.schedule(options)],
             verbose=0,
         )
+
+    def schedule(self, options: OptionsT) -> list[Any]:
+        """Keras callbacks of the family's own, such as a falling step size; none by default."""
+        return []
 
     @abstractmethod
     def serving_model(

@@ -1,9 +1,26 @@
 """Cutting rows into train, validation and test, before anything is fitted."""
 
+from typing import Protocol, Self, TypeVar
+
 import numpy as np
 
 from services.errors import DataError
 from training.pipeline import CommonOptions, Split
+
+
+class Takeable(Protocol):
+    """Data in rows that can be picked by index."""
+
+    def take(self, rows: np.ndarray, /) -> Self:
+        """The rows at the given indices, in that order."""
+
+
+DataT = TypeVar("DataT", bound=Takeable)
+
+
+def cut(data: DataT, rows: Split[np.ndarray]) -> Split[DataT]:
+    """The three parts of the data that hold those rows."""
+    return Split(data.take(rows.train), data.take(rows.validation), data.take(rows.test))
 
 
 def stratified_split(targets: np.ndarray, options: CommonOptions) -> Split[np.ndarray]:

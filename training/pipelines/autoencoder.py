@@ -13,7 +13,7 @@ from training.datasets.tables import Table, bundled, load_table
 from training.evaluation import new_figure
 from training.options import Bounds
 from training.pipeline import Arrays, Baseline, Examples, Loaded, Plot, ServingModel, Source, Split
-from training.splits import random_split, stratified_split
+from training.splits import cut, random_split, stratified_split
 from training.tabular import (
     TabularOptions,
     TabularPipeline,
@@ -81,8 +81,7 @@ class Autoencoder(TabularPipeline[AutoencoderOptions]):
 
     def split(self, data: Table, options: AutoencoderOptions) -> Split[Table]:
         if data.target is None:
-            parts = random_split(len(data), options)
-            return Split(data.take(parts.train), data.take(parts.validation), data.take(parts.test))
+            return cut(data, random_split(len(data), options))
         normal = data.labels.index(options.normal) if options.normal else int(np.argmax(np.bincount(data.target)))
         anomalous = (data.target != normal).astype(np.int64)
         parts = stratified_split(anomalous, options)
@@ -101,7 +100,7 @@ class Autoencoder(TabularPipeline[AutoencoderOptions]):
         """From features to the score `[B, 1]`; the layer `decoded` holds the reconstruction it is made from."""
         import keras
 
-        from training.layers import TabularEncoding
+        from training.layers.tabular import TabularEncoding
 
         columns = tabular(processor).columns
         features = keras.Input((len(columns),), name="features")
@@ -139,7 +138,7 @@ class Autoencoder(TabularPipeline[AutoencoderOptions]):
     ) -> ServingModel:
         import keras
 
-        from training.layers import TabularDecoding, Threshold
+        from training.layers.tabular import TabularDecoding, Threshold
 
         columns = len(tabular(processor).columns)
         errors = model.predict(validation.inputs, batch_size=256, verbose=0)

@@ -8,9 +8,9 @@ import numpy as np
 from services.processing import Processor
 from services.tensors import BY_NAME, DYNAMIC, TensorSpec
 from training.datasets.tables import Table, bundled, load_table
-from training.evaluation import classification_metrics, confusion_plot
+from training.evaluation import classification_metrics, classifier_baseline, confusion_plot
 from training.pipeline import Arrays, Baseline, Examples, Loaded, Plot, ServingModel, Source, Split
-from training.splits import stratified_split
+from training.splits import cut, stratified_split
 from training.tabular import (
     SupervisedOptions,
     TabularExamples,
@@ -55,8 +55,7 @@ class Classifier(TabularPipeline[ClassifierOptions]):
         )
 
     def split(self, data: Table, options: ClassifierOptions) -> Split[Table]:
-        parts = stratified_split(_indices(data), options)
-        return Split(data.take(parts.train), data.take(parts.validation), data.take(parts.test))
+        return cut(data, stratified_split(_indices(data), options))
 
     def targets(self, data: Table, options: ClassifierOptions) -> tuple[np.ndarray, tuple[str, ...]]:
         return _indices(data), data.labels
@@ -72,7 +71,7 @@ class Classifier(TabularPipeline[ClassifierOptions]):
     def build(self, train: Examples, processor: Processor, options: ClassifierOptions) -> "keras.Model":
         import keras
 
-        from training.layers import TabularEncoding
+        from training.layers.tabular import TabularEncoding
 
         columns = tabular(processor).columns
         features = keras.Input((len(columns),), name="features")
@@ -109,9 +108,7 @@ class Classifier(TabularPipeline[ClassifierOptions]):
 
         logistic = make_pipeline(baseline_features(columns_of(train)), LogisticRegression(max_iter=5000))
         logistic.fit(train.inputs["features"], train.targets)
-        probabilities = np.zeros((len(test), len(test.labels)), np.float32)
-        probabilities[:, logistic.classes_] = logistic.predict_proba(test.inputs["features"])
-        return Baseline("logistic regression", classification_metrics(probabilities, test.targets, test.labels))
+        return classifier_baseline("logistic regression", logistic, test.inputs["features"], test)
 
     def figures(self, outputs: Arrays, test: Examples, serving: ServingModel, options: ClassifierOptions) -> list[Plot]:
         return [confusion_plot(outputs["probabilities"], test.targets, serving.labels)]

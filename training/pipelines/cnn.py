@@ -2,7 +2,6 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +12,7 @@ from services.processing import Processor
 from services.processing.image import ImageProcessor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.datasets.images import Images, digits, image_shape, load_images
-from training.evaluation import classification_metrics, confusion_plot, new_figure
+from training.evaluation import classification_metrics, classifier_baseline, confusion_plot, new_figure
 from training.options import Bounds
 from training.pipeline import (
     Arrays,
@@ -27,7 +26,7 @@ from training.pipeline import (
     Source,
     Split,
 )
-from training.splits import stratified_split
+from training.splits import cut, stratified_split
 
 if TYPE_CHECKING:
     import keras
@@ -92,8 +91,7 @@ class Cnn(Pipeline[Images, Options]):
         return digits() if source.path is None else load_images(source.path)
 
     def split(self, data: Images, options: Options) -> Split[Images]:
-        rows = stratified_split(data.targets, options)
-        return Split(data.take(rows.train), data.take(rows.validation), data.take(rows.test))
+        return cut(data, stratified_split(data.targets, options))
 
     def fit_processor(self, train: Images, options: Options) -> Processor:
         """The size and colours of most training pictures, where the options do not say. Raises InvalidArgument."""
@@ -134,20 +132,10 @@ class Cnn(Pipeline[Images, Options]):
         )
         return model
 
-    def fit(
-        self,
-        model: "keras.Model",
-        train: Examples,
-        validation: Examples,
-        options: Options,
-        callbacks: Sequence[Any],
-        initial_epoch: int = 0,
-    ) -> None:
-        """Train, with smaller steps once the validation loss stays."""
-        import keras
+    def schedule(self, options: Options) -> list[Any]:
+        from training.callbacks import smaller_steps
 
-        slower = keras.callbacks.ReduceLROnPlateau(factor=0.3, patience=max(1, options.patience // 3), min_lr=1e-6)
-        super().fit(model, train, validation, options, [*callbacks, slower], initial_epoch)
+        return [smaller_steps(options.patience)]
 
     def serving_model(
         self, model: "keras.Model", train: Examples, validation: Examples, processor: Processor, options: Options
@@ -174,11 +162,7 @@ class Cnn(Pipeline[Images, Options]):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             linear.fit(_thumbnails(train.inputs["image"]), train.targets)
-        probabilities = np.zeros((len(test), len(test.labels)), np.float32)
-        probabilities[:, linear.classes_] = linear.predict_proba(_thumbnails(test.inputs["image"]))
-        return Baseline(
-            "logistic regression on pixels", classification_metrics(probabilities, test.targets, test.labels)
-        )
+        return classifier_baseline("logistic regression on pixels", linear, _thumbnails(test.inputs["image"]), test)
 
     def figures(self, outputs: Arrays, test: Examples, serving: ServingModel, options: Options) -> list[Plot]:
         probabilities = outputs["probabilities"]

@@ -1,6 +1,5 @@
 """Forecasts of a series: a recurrent network from a window of the past to the steps that follow."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -150,20 +149,10 @@ class Lstm(Pipeline[Series, Options]):
         model.compile(optimizer=keras.optimizers.Adam(options.learning_rate), loss=_scaled_error(column_scale))
         return model
 
-    def fit(
-        self,
-        model: "keras.Model",
-        train: Examples,
-        validation: Examples,
-        options: Options,
-        callbacks: Sequence[Any],
-        initial_epoch: int = 0,
-    ) -> None:
-        """Train, with smaller steps once the validation loss stays."""
-        import keras
+    def schedule(self, options: Options) -> list[Any]:
+        from training.callbacks import smaller_steps
 
-        slower = keras.callbacks.ReduceLROnPlateau(factor=0.3, patience=max(1, options.patience // 3), min_lr=1e-6)
-        super().fit(model, train, validation, options, [*callbacks, slower], initial_epoch)
+        return [smaller_steps(options.patience)]
 
     def serving_model(
         self, model: "keras.Model", train: Examples, validation: Examples, processor: Processor, options: Options
@@ -208,7 +197,7 @@ def _recurrent(options: Options, *, return_sequences: bool) -> Any:
     if options.cell == "lstm":
         return layers.LSTM(options.units, return_sequences=return_sequences)
     if options.cell == "gru":
-        from training.layers_recurrent import FusedGRU
+        from training.layers.recurrent import FusedGRU
 
         return FusedGRU(options.units, return_sequences=return_sequences)
     unroll = options.window <= _LONGEST_UNROLLED

@@ -12,7 +12,7 @@ from training.datasets.tables import Table, bundled, load_table
 from training.evaluation import new_figure, regression_metrics
 from training.options import Bounds
 from training.pipeline import Arrays, Baseline, Examples, Loaded, Plot, ServingModel, Source, Split
-from training.splits import random_split
+from training.splits import cut, random_split
 from training.tabular import (
     SupervisedOptions,
     TabularPipeline,
@@ -56,8 +56,7 @@ class Regressor(TabularPipeline[RegressorOptions]):
         return bundled("scikit-learn diabetes", data.data, data.feature_names, data.target)
 
     def split(self, data: Table, options: RegressorOptions) -> Split[Table]:
-        parts = random_split(len(data), options)
-        return Split(data.take(parts.train), data.take(parts.validation), data.take(parts.test))
+        return cut(data, random_split(len(data), options))
 
     def targets(self, data: Table, options: RegressorOptions) -> tuple[np.ndarray, tuple[str, ...]]:
         if data.target is None:
@@ -67,7 +66,7 @@ class Regressor(TabularPipeline[RegressorOptions]):
     def build(self, train: Examples, processor: Processor, options: RegressorOptions) -> "keras.Model":
         import keras
 
-        from training.layers import TabularEncoding
+        from training.layers.tabular import TabularEncoding
 
         columns = tabular(processor).columns
         features = keras.Input((len(columns),), name="features")

@@ -11,7 +11,7 @@ from services.processing import Processor
 from services.processing.text import PADDING_ID, UNKNOWN_ID, TextProcessor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.datasets.text import Texts, docstrings, load_texts
-from training.evaluation import classification_metrics, confidence_plot, confusion_plot
+from training.evaluation import classification_metrics, classifier_baseline, confidence_plot, confusion_plot
 from training.options import Bounds
 from training.pipeline import (
     Arrays,
@@ -25,7 +25,7 @@ from training.pipeline import (
     Source,
     Split,
 )
-from training.splits import stratified_split
+from training.splits import cut, stratified_split
 
 if TYPE_CHECKING:
     import keras
@@ -82,8 +82,7 @@ class Transformer(Pipeline[Texts, Options]):
         return load_texts(source.path, target=source.target, text=options.text, encoding=options.encoding)
 
     def split(self, data: Texts, options: Options) -> Split[Texts]:
-        rows = stratified_split(data.targets, options)
-        return Split(data.take(rows.train), data.take(rows.validation), data.take(rows.test))
+        return cut(data, stratified_split(data.targets, options))
 
     def fit_processor(self, train: Texts, options: Options) -> Processor:
         return TextProcessor.fit(
@@ -100,7 +99,7 @@ class Transformer(Pipeline[Texts, Options]):
         import keras
         from keras import layers, ops
 
-        from training.layers_text import KnownTokens, MaskedPooling, PositionalEncoding
+        from training.layers.text import KnownTokens, MaskedPooling, PositionalEncoding
 
         vocabulary_size = cast("TextProcessor", processor).vocabulary_size
         tokens = keras.Input((None,), dtype="int32", name="tokens")
@@ -170,9 +169,7 @@ class Transformer(Pipeline[Texts, Options]):
         width = 1 + int(max(part.inputs["tokens"].max() for part in (train, test)))
         linear = make_pipeline(TfidfTransformer(sublinear_tf=True), LogisticRegression(C=10.0, max_iter=300))
         linear.fit(_counts(train.inputs["tokens"], width), train.targets)
-        probabilities = np.zeros((len(test), len(test.labels)), np.float32)
-        probabilities[:, linear.classes_] = linear.predict_proba(_counts(test.inputs["tokens"], width))
-        return Baseline("TF-IDF, logistic regression", classification_metrics(probabilities, test.targets, test.labels))
+        return classifier_baseline("TF-IDF, logistic regression", linear, _counts(test.inputs["tokens"], width), test)
 
     def figures(self, outputs: Arrays, test: Examples, serving: ServingModel, options: Options) -> list[Plot]:
         probabilities = outputs["probabilities"]
@@ -186,7 +183,7 @@ def _encoder_block(state: Any, mask: Any, options: Options, *, seed: int) -> Any
     """Attention and feed-forward, each added to what came in and normalised after (the original order)."""
     from keras import layers
 
-    from training.layers_text import MaskedSelfAttention
+    from training.layers.text import MaskedSelfAttention
 
     attended = MaskedSelfAttention(options.heads, options.dropout, seed)(state, mask)
     attended = layers.Dropout(options.dropout, seed=seed + 1)(attended)

@@ -82,7 +82,7 @@ class Vgg16(Pipeline[Images, Options]):
         import keras
         from keras import layers
 
-        from training.layers_image import CaffePreprocessing
+        from training.layers.image import CaffePreprocessing
 
         image = keras.Input((options.height, options.width, 3), dtype="uint8", name="image")
         features = vgg16(options.height, options.width, options.weights)(CaffePreprocessing()(image))

@@ -1,6 +1,8 @@
 """The image classifier: its options, its graph and the figure it reaches on real digits."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,20 +108,14 @@ def test_equal_seeds_train_equal_models() -> None:
     np.testing.assert_array_equal(*answers)
 
 
-def test_real_digits_are_told_apart_after_a_few_epochs(real_data: Path) -> None:
+def test_real_digits_are_told_apart_after_a_few_epochs(fitted: Callable[..., Any], real_data: Path) -> None:
     chosen = options("epochs=5")
-    data = PIPELINE.load(Source(real_data / "t10k-images-idx3-ubyte.gz"), chosen).data
-    split = PIPELINE.split(data, chosen)
-    processor = PIPELINE.fit_processor(split.train, chosen)
-    train, validation, test = (
-        PIPELINE.examples(part, processor, chosen) for part in (split.train, split.validation, split.test)
-    )
-    import_keras(chosen.seed, deterministic=False)
-    model = PIPELINE.build(train, processor, chosen)
-    PIPELINE.fit(model, train, validation, chosen, [])
-    serving = PIPELINE.serving_model(model, train, validation, processor, chosen)
-    outputs = predict(serving, test.inputs)
-    accuracy = PIPELINE.evaluate(outputs, test, chosen)["accuracy"]
+    run = fitted(PIPELINE, chosen, Source(real_data / "t10k-images-idx3-ubyte.gz"))
+    outputs = predict(run.serving, run.test.inputs)
+    accuracy = PIPELINE.evaluate(outputs, run.test, chosen)["accuracy"]
     assert accuracy > 0.96
-    assert accuracy > PIPELINE.baseline(train, test, chosen).metrics["accuracy"]
-    assert [plot.title for plot in PIPELINE.figures(outputs, test, serving, chosen)] == ["Confusion matrix", "Mistakes"]
+    assert accuracy > PIPELINE.baseline(run.train, run.test, chosen).metrics["accuracy"]
+    assert [plot.title for plot in PIPELINE.figures(outputs, run.test, run.serving, chosen)] == [
+        "Confusion matrix",
+        "Mistakes",
+    ]

@@ -1,6 +1,8 @@
 """The forecaster: raw units, honest splits, and exports that run fast."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +16,7 @@ from training.environment import import_keras
 from training.formats import serving_function
 from training.onnx_format import write_onnx
 from training.options import parse
-from training.pipeline import Examples, ServingModel, Source
+from training.pipeline import ServingModel, Source
 from training.pipelines.lstm import PIPELINE, Options, SeriesExamples
 from training.runner import predict
 
@@ -125,7 +127,7 @@ def test_the_fused_gru_is_keras_gru_under_the_same_weights(tmp_path: Path) -> No
     import_keras(0, deterministic=False)
     import keras
 
-    from training.layers_recurrent import FusedGRU
+    from training.layers.recurrent import FusedGRU
 
     window = keras.Input((5, 2))
     theirs = keras.Model(window, keras.layers.GRU(4, return_sequences=True)(window))
@@ -140,29 +142,23 @@ def test_the_fused_gru_is_keras_gru_under_the_same_weights(tmp_path: Path) -> No
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(rows), ours(rows))
 
 
-def fitted(chosen: Options, source: Source) -> tuple[dict[str, float], Examples]:
-    data = PIPELINE.load(source, chosen).data
-    split = PIPELINE.split(data, chosen)
-    processor = PIPELINE.fit_processor(split.train, chosen)
-    train, validation, test = (
-        PIPELINE.examples(part, processor, chosen) for part in (split.train, split.validation, split.test)
-    )
-    import_keras(chosen.seed, deterministic=False)
-    model = PIPELINE.build(train, processor, chosen)
-    PIPELINE.fit(model, train, validation, chosen, [])
-    serving = PIPELINE.serving_model(model, train, validation, processor, chosen)
-    outputs = predict(serving, test.inputs)
-    for plot in PIPELINE.figures(outputs, test, serving, chosen):
+def metrics_of(run: Any, chosen: Options) -> dict[str, float]:
+    outputs = predict(run.serving, run.test.inputs)
+    for plot in PIPELINE.figures(outputs, run.test, run.serving, chosen):
         plot.figure.canvas.draw()
-    return PIPELINE.evaluate(outputs, test, chosen), test
+    return PIPELINE.evaluate(outputs, run.test, chosen)
 
 
-def test_sunspots_are_forecast_better_than_by_their_last_value() -> None:
-    metrics, _ = fitted(parse(Options, ["epochs=20"]), Source())
+def test_sunspots_are_forecast_better_than_by_their_last_value(fitted: Callable[..., Any]) -> None:
+    chosen = parse(Options, ["epochs=20"])
+    metrics = metrics_of(fitted(PIPELINE, chosen), chosen)
     assert metrics["gain_step1"] > 0.15
     assert metrics["rmse_step1"] == pytest.approx(metrics["persistence_rmse_step1"] * (1 - metrics["gain_step1"]))
 
 
-def test_real_temperatures_are_forecast_better_than_by_their_last_value(real_data: Path) -> None:
-    metrics, _ = fitted(parse(Options, ["epochs=8"]), Source(real_data / "daily_min_temperatures.csv"))
+def test_real_temperatures_are_forecast_better_than_by_their_last_value(
+    fitted: Callable[..., Any], real_data: Path
+) -> None:
+    chosen = parse(Options, ["epochs=8"])
+    metrics = metrics_of(fitted(PIPELINE, chosen, Source(real_data / "daily_min_temperatures.csv")), chosen)
     assert metrics["gain_step1"] > 0.08

@@ -30,7 +30,7 @@ SIGNATURES: dict[str, tuple[dict[str, tuple[str, Shape]], dict[str, tuple[str, S
     ),
     "vgg16": ({"image": ("uint8", (-1, 224, 224, 3))}, {"features": ("float32", (-1, 512))}),
 }
-"""The table of DESIGN.md: a letter is an axis that is fixed by the data, equal wherever the letter stands."""
+"""The README's table: a letter is an axis that is fixed by the data, equal wherever the letter stands."""
 
 CHOICES = {"vgg16": {"weights": "random"}}
 """What a family cannot do without and has no default that works offline."""

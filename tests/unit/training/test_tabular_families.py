@@ -17,7 +17,7 @@ FEATURES = np.array([[10, 0, 1], [20, 1, np.nan], [30, 2, 3], [60, 2, 8]], np.fl
 
 
 def encode(values: np.ndarray, bins: int = 0) -> np.ndarray:
-    from training.layers import TabularEncoding
+    from training.layers.tabular import TabularEncoding
 
     return np.asarray(TabularEncoding(COLUMNS, FEATURES, bins=bins)(values))
 
@@ -42,14 +42,14 @@ def test_an_unseen_category_is_no_category(code: float) -> None:
 
 
 def test_a_constant_column_does_not_divide_by_zero() -> None:
-    from training.layers import TabularEncoding
+    from training.layers.tabular import TabularEncoding
 
     constant = np.full((5, 1), 7, np.float32)
     assert np.asarray(TabularEncoding(COLUMNS[:1], constant, bins=8)(constant)).tolist() == [[0]] * 5
 
 
 def test_bins_rise_from_zero_to_one_across_each_interval() -> None:
-    from training.layers import TabularEncoding
+    from training.layers.tabular import TabularEncoding
 
     rows = np.linspace(0, 100, 101, dtype=np.float32)[:, None]
     encoding = TabularEncoding(COLUMNS[:1], rows, bins=4)
@@ -58,7 +58,7 @@ def test_bins_rise_from_zero_to_one_across_each_interval() -> None:
 
 
 def test_decoding_undoes_the_encoding() -> None:
-    from training.layers import TabularDecoding, TabularEncoding
+    from training.layers.tabular import TabularDecoding, TabularEncoding
 
     encoding = TabularEncoding(COLUMNS, FEATURES)
     decoded = np.asarray(TabularDecoding(encoding)(encoding(FEATURES)))

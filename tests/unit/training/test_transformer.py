@@ -1,7 +1,9 @@
 """The text classifier: padding changes nothing, any token id has an answer, length stays free."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +132,7 @@ def test_heads_must_divide_the_width() -> None:
 
 def test_the_sinusoids_are_those_of_the_paper() -> None:
     import_keras(0, deterministic=False)
-    from training.layers_text import sinusoids
+    from training.layers.text import sinusoids
 
     table = sinusoids(50, 6)
     np.testing.assert_array_equal(table[0], [0, 1, 0, 1, 0, 1])
@@ -162,25 +164,14 @@ def test_batches_hold_each_row_once_and_follow_the_epoch() -> None:
         np.testing.assert_array_equal((inputs["tokens"] != 0).sum(axis=1), lengths[targets])
 
 
-def fitted(chosen: Options, source: Source) -> tuple[dict[str, float], dict[str, float]]:
-    data = PIPELINE.load(source, chosen).data
-    split = PIPELINE.split(data, chosen)
-    processor = PIPELINE.fit_processor(split.train, chosen)
-    train, validation, test = (
-        PIPELINE.examples(part, processor, chosen) for part in (split.train, split.validation, split.test)
-    )
-    import_keras(chosen.seed, deterministic=False)
-    model = PIPELINE.build(train, processor, chosen)
-    PIPELINE.fit(model, train, validation, chosen, [])
-    serving = PIPELINE.serving_model(model, train, validation, processor, chosen)
-    outputs = predict(serving, test.inputs)
-    for plot in PIPELINE.figures(outputs, test, serving, chosen):
+def test_real_spam_is_found_after_a_few_epochs(fitted: Callable[..., Any], real_data: Path) -> None:
+    chosen = parse(Options, ["epochs=4", "blocks=1"])
+    run = fitted(PIPELINE, chosen, Source(real_data / "sms_spam.tsv"))
+    outputs = predict(run.serving, run.test.inputs)
+    metrics = PIPELINE.evaluate(outputs, run.test, chosen)
+    baseline = PIPELINE.baseline(run.train, run.test, chosen).metrics
+    for plot in PIPELINE.figures(outputs, run.test, run.serving, chosen):
         plot.figure.canvas.draw()
-    return PIPELINE.evaluate(outputs, test, chosen), PIPELINE.baseline(train, test, chosen).metrics
-
-
-def test_real_spam_is_found_after_a_few_epochs(real_data: Path) -> None:
-    metrics, baseline = fitted(parse(Options, ["epochs=4", "blocks=1"]), Source(real_data / "sms_spam.tsv"))
     assert metrics["accuracy"] > 0.975
     assert metrics["f1_spam"] > 0.9
     assert baseline["f1_spam"] > 0.9

@@ -1,4 +1,4 @@
-"""Graph layers that families share: what a served model does to raw values so that no client has to."""
+"""Layers of the tabular families: what a served model does to raw values so that no client has to."""
 
 from collections.abc import Sequence
 
