@@ -20,6 +20,9 @@ from services.errors import InvalidArgument, ManifestError
 DYNAMIC = -1
 """An axis whose length is not fixed: the batch, or a variable axis."""
 
+DEFAULT_SIGNATURE = "serving_default"
+"""The signature that answers where none is named; what an export has, and a plain ONNX file is taken to have."""
+
 
 @dataclass(frozen=True, slots=True)
 class DType:

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from services.engine.request import DEFAULT_SIGNATURE
-from services.tensors import BY_NAME, Signature, TensorSpec
+from services.tensors import BY_NAME, DEFAULT_SIGNATURE, Signature, TensorSpec
 
 Shape = tuple[int | None, ...]
 """Axes of a toy model's tensor; `None` is a variable one."""

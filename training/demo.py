@@ -17,12 +17,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from services.engine.request import DEFAULT_SIGNATURE
 from services.errors import CornetError, ParityError
 from services.launch import ServerProcess
 from services.parity import compare, read_samples, tolerance_for
 from services.processing import Processor, load_processor
 from services.processing.answers import decode
+from services.tensors import DEFAULT_SIGNATURE
 from training.demo_clients import Clients, payload_of
 from training.environment import show_warnings
 from training.options import parse

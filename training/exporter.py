@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from services.engine.request import DEFAULT_SIGNATURE
 from services.errors import InvalidArgument
 from services.manifest import (
     ONNX_FILE,
@@ -31,7 +30,7 @@ from services.manifest import (
 )
 from services.parity import write_samples
 from services.processing import Processor
-from services.tensors import Signature, dtype_of
+from services.tensors import DEFAULT_SIGNATURE, Signature, dtype_of
 from training import gate
 from training.formats import serving_function, write_saved_model
 from training.onnx_format import OPSET, write_onnx

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from services.engine.request import DEFAULT_SIGNATURE
 from services.errors import CornetError, DataError, InvalidArgument
 from services.manifest import TASKS, Provenance, sha256
-from services.tensors import DYNAMIC, Signature, TensorSpec
+from services.tensors import DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
 from training.adopt import adopt
 from training.formats import layers_of, quiet
 from training.pipeline import ServingModel

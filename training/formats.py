@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.engine.request import DEFAULT_SIGNATURE
 from services.errors import InvalidArgument
-from services.tensors import DYNAMIC, Signature, TensorSpec
+from services.tensors import DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
 from training.publishing import FULL_DISK
 
 if TYPE_CHECKING:

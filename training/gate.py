@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from services.engine.backend import CPU, BackendOptions, OnnxBackend
-from services.engine.request import DEFAULT_SIGNATURE
 from services.errors import CornetError, ParityError
 from services.manifest import ONNX_FILE, ParityRecord
 from services.parity import Tolerance, compare, merge, tolerance_for
-from services.tensors import DYNAMIC, Signature, TensorSpec
+from services.tensors import DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
 from training.formats import layers_of, quiet
 from training.pipeline import Arrays, ServingModel
 

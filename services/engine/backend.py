@@ -16,10 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime as ort
 
-from services.engine.request import DEFAULT_SIGNATURE
 from services.errors import CornetError, DataLoss, FailedPrecondition, Internal, InvalidArgument, SignatureNotFound
 from services.telemetry.log import get_logger
-from services.tensors import BY_ORT, DYNAMIC, Signature, TensorSpec
+from services.tensors import BY_ORT, DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"

@@ -7,8 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from services.errors import CornetError
-
-DEFAULT_SIGNATURE = "serving_default"
+from services.tensors import DEFAULT_SIGNATURE
 
 
 @dataclass(slots=True)

@@ -15,13 +15,13 @@ from services.engine.backend import Backend
 from services.engine.batching import Batcher
 from services.engine.costs import CostTable
 from services.engine.model_config import BatchingOptions
-from services.engine.request import DEFAULT_SIGNATURE, Done, InferenceRequest
+from services.engine.request import Done, InferenceRequest
 from services.engine.scheduling import Identity, Pending, Scheduling
 from services.engine.validation import SignaturePlan
 from services.errors import ModelNotReady, ShuttingDown, SignatureNotFound
 from services.manifest import Manifest
 from services.telemetry.metrics import Metrics
-from services.tensors import Signature
+from services.tensors import DEFAULT_SIGNATURE, Signature
 
 
 class Servable:

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from services.engine.backend import CPU, Backend, BackendOptions, OnnxBackend
-from services.engine.request import DEFAULT_SIGNATURE
 from services.errors import CornetError, DataLoss, ModelNotFound, NotFound
 from services.manifest import (
     MANIFEST_FILE,
@@ -27,6 +26,7 @@ from services.manifest import (
     verify_files,
 )
 from services.parity import compare, read_samples, tolerance_for, tolerance_of
+from services.tensors import DEFAULT_SIGNATURE
 
 ONNX = "onnx"
 SAVED_MODEL = "saved_model"

@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from services.engine.request import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse
+from services.engine.request import InferenceRequest, InferenceResponse
 from services.errors import InvalidArgument, Unimplemented
 from services.protocols.json_arrays import finite_text, flatten, json_type, string_values, to_array
 from services.protocols.json_explain import first_wrong
 from services.protocols.json_text import describe, parse_object
 from services.protocols.oip_raw import datatype_of, decode_raw, encode_raw
 from services.protocols.shapes import checked_shape, expect_count
-from services.tensors import DYNAMIC, DType, Signature, TensorSpec, dtype_of
+from services.tensors import DEFAULT_SIGNATURE, DYNAMIC, DType, Signature, TensorSpec, dtype_of
 
 _MAX_TIMEOUT_US = 2**53
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from services import errors
 from services.engine.manager import VersionStatus
-from services.engine.request import DEFAULT_SIGNATURE, InferenceRequest, InferenceResponse
+from services.engine.request import InferenceRequest, InferenceResponse
 from services.errors import InvalidArgument, NotFound
 from services.protocols import tensor_proto
 from services.protocols.messages import (
@@ -28,7 +28,7 @@ from services.protocols.messages import (
     parse,
 )
 from services.protocols.wire import delimited, tag, text, varint
-from services.tensors import Signature, TensorSpec
+from services.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 SIGNATURE_DEF = "signature_def"
 _SIGNATURE_DEF_MAP_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"

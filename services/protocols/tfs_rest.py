@@ -17,12 +17,11 @@ import numpy as np
 import orjson
 
 from services import errors
-from services.engine.request import DEFAULT_SIGNATURE
 from services.errors import CornetError, InvalidArgument
 from services.protocols.json_arrays import flatten, is_finite, number_text, string_values, to_array
 from services.protocols.json_explain import explain_rows, explain_tensor, is_record
 from services.protocols.json_text import describe, parse_object
-from services.tensors import DType, Signature, TensorSpec
+from services.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
 _BYTES_SUFFIX = "_bytes"
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.engine.request import DEFAULT_SIGNATURE
 from services.launch import ServerProcess
 from services.parity import compare, read_samples, tolerance_for
 from services.processing import load_processor
 from services.processing.answers import decode
+from services.tensors import DEFAULT_SIGNATURE
 from training.demo_clients import Clients, payload_of
 from training.pipelines import pipelines
 

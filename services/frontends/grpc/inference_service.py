@@ -2,12 +2,13 @@
 
 from services.engine.engine import Engine
 from services.engine.manager import VersionState
-from services.engine.request import DEFAULT_SIGNATURE, InferenceResponse
+from services.engine.request import InferenceResponse
 from services.errors import ModelNotFound, SignatureNotFound
 from services.frontends.grpc.call import Call, MethodTable, UnaryHandler, UnaryMethod
 from services.frontends.status import Dialect
 from services.protocols import oip_grpc
 from services.server_info import ServerInfo
+from services.tensors import DEFAULT_SIGNATURE
 
 SERVICE = "inference.GRPCInferenceService"
 PROTOCOL = "oip-grpc"

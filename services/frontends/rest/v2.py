@@ -8,15 +8,16 @@ import orjson
 
 from services.engine.engine import Engine
 from services.engine.manager import VersionState
-from services.engine.request import DEFAULT_SIGNATURE, InferenceResponse
+from services.engine.request import InferenceResponse
 from services.engine.servable import Servable
 from services.errors import InvalidArgument, SignatureNotFound
 from services.frontends.rest.http import BINARY, JSON, Request, Response
+from services.frontends.rest.offload import offload
 from services.frontends.rest.routes import GET, POST, Handler, Inference, Route
 from services.frontends.status import Dialect
 from services.protocols import oip_rest
 from services.server_info import ServerInfo
-from services.tensors import Signature
+from services.tensors import DEFAULT_SIGNATURE, Signature
 
 PROTOCOL = "oip-rest"
 PREFIX = re.compile(r"/v2/.*", re.DOTALL)
@@ -40,7 +41,7 @@ def routes(engine: Engine, info: ServerInfo) -> Iterable[Route]:
     yield route("server_metadata", r"/v2/?", GET, partial(_server_metadata, info))
 
 
-def _infer(engine: Engine, request: Request) -> Inference:
+async def _infer(engine: Engine, request: Request) -> Inference:
     model, version = request.parts["model"], _version(request)
     header_length = _header_length(request)
     if header_length == 0:
@@ -48,7 +49,8 @@ def _infer(engine: Engine, request: Request) -> Inference:
             signature = _signature(handle.servable)
         infer = oip_rest.decode_raw_infer(request.body, signature, model=model, version=version)
     else:
-        infer = oip_rest.decode_infer(request.body, header_length, model=model, version=version, now_s=engine.clock())
+        decode = partial(oip_rest.decode_infer, model=model, version=version, now_s=engine.clock())
+        infer = await offload(len(request.body), decode, request.body, header_length)
 
     def encode(response: InferenceResponse) -> Response:
         parts, json_length = oip_rest.encode_infer(response, infer)
