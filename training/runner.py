@@ -1,7 +1,6 @@
 """One training run, top to bottom: load, split, encode, build, fit, wrap, evaluate, export, report."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from services.errors import InvalidArgument
 from training import options as option_values
 from training.environment import import_keras, plain_options, provenance
 from training.pipeline import Arrays, Baseline, CommonOptions, Examples, Pipeline, ServingModel, Source
+from training.publishing import check_name
 from training.report import RunReport, print_metrics, write_report
 from training.runs import Identity, Run
 
 if TYPE_CHECKING:
     from training.exporter import Exported
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,8 @@ class Interrupted(KeyboardInterrupt):
 def train(job: Job, console: Console) -> Outcome:
     """Train, evaluate, export and report. Raises CornetError for what does not fit, Interrupted on Ctrl-C while fitting."""
     pipeline, options, name = job.pipeline, job.options, job.name or job.pipeline.family
-    _check(name, options)
+    option_values.check(options)
+    check_name(name)
     loaded = pipeline.load(job.source, options)
     split = pipeline.split(loaded.data, options)
 
@@ -143,12 +141,3 @@ def _fit(
             f"best validation loss {best['val_loss']:.4g} in epoch {checkpoint.best_epoch + 1}"
         )
     return checkpoint.history, progress.seconds
-
-
-def _check(name: str, options: CommonOptions) -> None:
-    option_values.check(options)
-    if not _NAME.fullmatch(name):
-        raise InvalidArgument(
-            f"Expected a model name of letters, digits, '.', '_' and '-' that starts with a letter or digit. "
-            f"Received: {name!r}."
-        )
