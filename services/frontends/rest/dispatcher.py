@@ -25,7 +25,8 @@ from services.frontends.rest.http import (
     read_body,
 )
 from services.frontends.rest.lifespan import run_lifespan
-from services.frontends.rest.routes import Inference, MethodNotAllowed, Route, RouteTable
+from services.frontends.rest.offload import offload
+from services.frontends.rest.routes import MethodNotAllowed, Route, RouteTable
 from services.frontends.status import Dialect, http_status
 from services.server_info import ServerInfo
 from services.telemetry.log import get_logger
@@ -103,12 +104,13 @@ class Dispatcher:
                 if method == "POST":
                     request.body = await read_body(receive, headers, self._max_body_bytes)
                 answer = route.handler(request)
-                if isinstance(answer, Inference):
-                    outcome = await self._infer(answer.request, receive)
-                    version = outcome.version
-                    response = answer.encode(outcome)
-                else:
+                if isinstance(answer, Response):
                     response = answer
+                else:
+                    inference = await answer
+                    outcome = await self._infer(inference.request, receive)
+                    version = outcome.version
+                    response = await offload(_size(outcome), inference.encode, outcome)
                 if response.compressible and b"accept-encoding" in headers:
                     response = await compressed(response, headers[b"accept-encoding"])
         except CornetError as error:
@@ -188,6 +190,10 @@ class Watch:
     async def _run(self) -> None:
         if (await self._receive())["type"] == "http.disconnect":  # after a whole body, nothing else may come
             self._gone()
+
+
+def _size(outcome: InferenceResponse) -> int:
+    return sum(array.nbytes for array in outcome.outputs.values())
 
 
 def error_response(error: CornetError, dialect: Dialect) -> Response:

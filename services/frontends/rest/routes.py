@@ -1,7 +1,7 @@
 """The route table: which path and method is whose, found once per path and remembered."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -21,8 +21,8 @@ class Inference:
     encode: Callable[[InferenceResponse], Response]
 
 
-Handler: TypeAlias = Callable[[Request], Response | Inference]
-"""Never blocks, raises CornetError. Runs on the event loop; the engine call that follows sees the same model versions."""
+Handler: TypeAlias = Callable[[Request], Response | Awaitable[Inference]]
+"""Never blocks, raises CornetError. Runs on the event loop; one that decodes a body is a coroutine, see `offload`."""
 
 GET = ("GET", "HEAD")
 POST = ("POST",)

@@ -8,6 +8,7 @@ from services.engine.engine import Engine
 from services.engine.request import InferenceRequest, InferenceResponse
 from services.errors import InvalidArgument, ModelNotFound, NotFound, Unimplemented
 from services.frontends.rest.http import Request, Response
+from services.frontends.rest.offload import offload
 from services.frontends.rest.routes import GET, POST, Handler, Inference, Route
 from services.frontends.status import Dialect
 from services.protocols import tfs_rest
@@ -37,14 +38,15 @@ def malformed(method: str, path: str) -> InvalidArgument:
     return InvalidArgument(f"Malformed request: {method} {path:.512}")
 
 
-def _predict(engine: Engine, request: Request) -> Inference:
-    document, signature_name = tfs_rest.parse_predict(request.body)
+async def _predict(engine: Engine, request: Request) -> Inference:
+    size = len(request.body)
+    document, signature_name = await offload(size, tfs_rest.parse_predict, request.body)
     model, version, label = request.parts["model"], _version(request), request.parts.get("label")
     with engine.acquire(model, version, label) as handle:
         signatures = handle.servable.signatures
     if signature_name not in signatures:
         raise tfs_rest.unknown_signature(signature_name, signatures)
-    predict = tfs_rest.decode_predict(document, signatures[signature_name])
+    predict = await offload(size, tfs_rest.decode_predict, document, signatures[signature_name])
 
     def encode(response: InferenceResponse) -> Response:
         return Response(tfs_rest.encode_predict(response.outputs, row_format=predict.row_format))

@@ -3,6 +3,8 @@
 import asyncio
 import gzip
 import json
+import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from services.frontends.rest.dispatcher import Dispatcher
 from services.frontends.rest.http import Message, preferred_encoding
 from services.frontends.rest.lifespan import run_lifespan
+from services.frontends.rest.offload import THREAD_FROM_BYTES
 from services.server_info import ServerInfo
 from services.telemetry.metrics import Metrics
 
@@ -148,6 +151,53 @@ def test_a_client_that_hangs_up_while_sending_is_counted_and_not_answered(rest):
 
     rest.runner.run(rest.app(request_scope("POST", PREDICT), receive, send))
     assert ("tfs-rest", "predict", "half_plus_two", "", "CANCELLED") in rest.counted()
+
+
+LARGE_ROWS = [[float(i), 0.0] for i in range(11_000)]
+
+
+@pytest.mark.parametrize(
+    ("path", "document"),
+    [
+        ("/v1/models/floats:predict", {"instances": LARGE_ROWS}),
+        (
+            "/v2/models/floats/infer",
+            {"inputs": [{"name": "x", "datatype": "FP32", "shape": [11_000, 2], "data": LARGE_ROWS}]},
+        ),
+    ],
+)
+@pytest.mark.parametrize("step", ["orjson.loads", "numpy.ascontiguousarray"])
+def test_the_loop_answers_others_while_a_large_body_is_read_or_written(rest, monkeypatch, path, document, step):
+    """A step of decoding (then of encoding) waits for another request to be answered: on the loop it would never be."""
+    module, _, name = step.partition(".")
+    real, entered, answered = getattr(sys.modules[module], name), threading.Event(), threading.Event()
+    waited: list[bool] = []
+
+    def patient(*args: Any, **options: Any) -> Any:
+        if not entered.is_set():
+            entered.set()
+            waited.append(answered.wait(10))
+        return real(*args, **options)
+
+    body = json.dumps(document).encode()
+    assert len(body) > THREAD_FROM_BYTES
+
+    async def both() -> int:
+        large = asyncio.ensure_future(rest.answer("POST", path, [body]))
+        await asyncio.to_thread(entered.wait, 10)
+        assert (await rest.answer("GET", "/livez", [b""])).status == 200
+        answered.set()
+        return (await large).status
+
+    monkeypatch.setattr(sys.modules[module], name, patient)
+    assert rest.runner.run(both()) == 200
+    assert waited == [True]
+
+
+def test_a_large_body_that_is_wrong_is_refused_as_a_small_one_is(rest):
+    answer = rest.post("/v1/models/floats:predict", {"instances": [*LARGE_ROWS, ["x", 0.0]]})
+    assert answer.status == 400
+    assert "element: 11000" in answer.json["error"]
 
 
 def test_a_fault_is_500_without_its_cause_and_the_log_has_it(rest, monkeypatch, caplog):
