@@ -51,7 +51,7 @@ class SavedModelBackend:
             self._session.close()
             raise DataLoss(f"The SavedModel cannot be loaded: {type(error).__name__}.") from error
         self.signatures: Mapping[str, Signature] = {
-            key: _signature(definition) for key, definition in definitions.items() if not key.startswith("__")
+            key: _signature(definition) for key, definition in sorted(definitions.items()) if not key.startswith("__")
         }
         if not self.signatures:
             self._session.close()
