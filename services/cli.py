@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from services.errors import CornetError
 
@@ -107,6 +105,9 @@ def _add_commands(arguments: list[str]) -> None:
 
 
 def _fail(message: str) -> NoReturn:
+    from rich.console import Console
+    from rich.markup import escape
+
     Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     sys.exit(1)
 
