@@ -40,7 +40,7 @@ class Classifier(TabularPipeline[ClassifierOptions]):
 
     family: ClassVar[str] = "classifier"
     task: ClassVar[str] = "classification"
-    summary: ClassVar[str] = "Dense ReLU layers with a softmax over classes; default data: scikit-learn wine"
+    summary: ClassVar[str] = "Dense ReLU layers with a softmax; default data: scikit-learn wine"
     options = ClassifierOptions
     primary_metric: ClassVar[str] = "accuracy"
 

@@ -83,7 +83,7 @@ class Cnn(Pipeline[Images, Options]):
 
     family = "cnn"
     task = "image_classification"
-    summary = "convolution blocks and a dense layer; scikit-learn's digits by default"
+    summary = "Convolution blocks and a dense layer with a softmax; default data: scikit-learn digits"
     options = Options
     primary_metric = "accuracy"
 

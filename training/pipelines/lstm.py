@@ -87,7 +87,7 @@ class Lstm(Pipeline[Series, Options]):
 
     family = "lstm"
     task = "forecasting"
-    summary = "recurrent network, several steps ahead; statsmodels' sunspots by default"
+    summary = "Recurrent layers, several steps ahead; default data: statsmodels sunspots"
     options = Options
     primary_metric = "rmse"
 

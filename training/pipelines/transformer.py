@@ -72,7 +72,7 @@ class Transformer(Pipeline[Texts, Options]):
 
     family = "transformer"
     task = "text_classification"
-    summary = "transformer encoder; docstrings of installed packages by default"
+    summary = "Transformer encoder with a softmax; default data: docstrings of installed packages"
     options = Options
     primary_metric = "accuracy"
 

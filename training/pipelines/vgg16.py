@@ -58,7 +58,7 @@ class Vgg16(Pipeline[Images, Options]):
 
     family = "vgg16"
     task = "image_features"
-    summary = "VGG16's pooled features, ImageNet weights; tried on two photographs by default"
+    summary = "VGG16's pooled features, ImageNet weights; tried on two photographs of scikit-learn"
     options = Options
     primary_metric = "nearest_accuracy"
 
