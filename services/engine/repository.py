@@ -37,7 +37,7 @@ def scan_model(path: Path) -> dict[int, VersionDirectory] | None:
         return None
     found = {}
     for entry in entries:
-        version = _version(entry.name)
+        version = version_number(entry.name)
         stamp = () if version is None else _stamp(entry)
         if version is not None and stamp:
             found[version] = VersionDirectory(version, entry, stamp)
@@ -53,6 +53,14 @@ def scan_repository(repository: Path) -> dict[str, Path] | None:
     return {entry.name: entry for entry in entries if not entry.name.startswith(".") and scan_model(entry)}
 
 
+def version_number(name: str) -> int | None:
+    """The version that a folder's name stands for; None for a name that is no version's."""
+    if not (name.isascii() and name.isdigit()):
+        return None
+    version = int(name) if len(name) < 40 else _LARGEST + 1
+    return version if 0 < version <= _LARGEST else None
+
+
 def _stamp(path: Path) -> tuple[int, ...]:
     """Modification times and sizes of the files that make a folder a version; empty where there is none of them."""
     stamp: list[int] = []
@@ -64,10 +72,3 @@ def _stamp(path: Path) -> tuple[int, ...]:
         if S_ISREG(status.st_mode):
             stamp += (status.st_mtime_ns, status.st_size)
     return tuple(stamp)
-
-
-def _version(name: str) -> int | None:
-    if not (name.isascii() and name.isdigit()):
-        return None
-    version = int(name) if len(name) < 40 else _LARGEST + 1
-    return version if 0 < version <= _LARGEST else None

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from services.engine.backend import CPU, Backend, BackendOptions, OnnxBackend
+from services.engine.repository import version_number
 from services.errors import CornetError, DataLoss, ModelNotFound, NotFound
 from services.manifest import (
     MANIFEST_FILE,
@@ -225,8 +226,4 @@ def _version_directories(repository: Path) -> Iterator[Path]:
         raise NotFound(f"Expected a folder of <name>/<version>/ directories. Received: {repository}.")
     for model in repository.iterdir():
         if model.is_dir() and not model.name.startswith("."):
-            yield from (path for path in model.iterdir() if path.is_dir() and _is_version(path.name))
-
-
-def _is_version(name: str) -> bool:
-    return name.isascii() and name.isdigit()
+            yield from (path for path in model.iterdir() if path.is_dir() and version_number(path.name) is not None)
