@@ -22,6 +22,7 @@ from services.errors import FailedPrecondition, Internal
 from services.frontends.bento.app import TypedApp, typed_app
 from services.frontends.grpc.methods import build_methods
 from services.frontends.grpc.server import GrpcOptions, GrpcServer
+from services.frontends.rest.connection import Connection
 from services.frontends.rest.dispatcher import ASGIApp, Dispatcher
 from services.launch import READY_EVENT
 from services.server_info import ServerInfo
@@ -157,7 +158,7 @@ class _Http:
         config = uvicorn.Config(
             server.http_app(fallback),
             loop="none",
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="on",
             log_config=None,

@@ -56,7 +56,8 @@ class Settings(BaseSettings):
     grpc_max_message_bytes: Annotated[int, Field(ge=1, le=_INT32_MAX)] = _INT32_MAX
     """Largest gRPC message, either way."""
     keep_alive_s: Annotated[int, Field(ge=1)] = 75
-    """Seconds an idle HTTP connection stays open; keep it above the idle time of the load balancer in front."""
+    """Seconds an idle HTTP connection stays open, and that a request may pause while it is sent. Keep it above the idle time
+    of the load balancer in front."""
     server_name: str = "cornet"
     """Name in the Open Inference Protocol's server metadata; some Triton clients expect `triton`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

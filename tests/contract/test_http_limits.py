@@ -4,7 +4,9 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,8 +21,9 @@ ROW = json.dumps({"instances": [[1.0]]}).encode()
 
 @pytest.fixture(scope="module")
 def limited(repository) -> Iterator[ServerProcess]:
-    """A server with a small body limit."""
-    with ServerProcess(repository, environment={"CORNET_MAX_BODY_BYTES": str(MAX_BODY_BYTES)}) as running:
+    """A server with a small body limit and little patience."""
+    environment = {"CORNET_MAX_BODY_BYTES": str(MAX_BODY_BYTES), "CORNET_KEEP_ALIVE_S": "1"}
+    with ServerProcess(repository, environment=environment) as running:
         yield running
 
 
@@ -55,6 +58,36 @@ def test_a_chunked_body_over_the_limit_is_refused(limited):
 def test_a_body_at_the_limit_is_read(limited):
     answer = httpx.post(limited.http_url + PREDICT, content=ROW.ljust(MAX_BODY_BYTES))
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "start", ["GET /v2 HTTP/1.1\r\nHost: x\r\nX-Long: ", "GET /", "GET /v2 HTTP/1.1\r\n" + "X-Many: x\r\n" * 100]
+)
+def test_a_head_without_end_is_refused(server, start):
+    with connect(server) as connection, suppress(ConnectionError):  # it may close before everything is sent
+        connection.sendall(start.encode())
+        for _ in range(200):
+            connection.sendall(b"a" * 10_000)
+        assert response(connection).status == 431
+
+
+@pytest.mark.parametrize(
+    "sent", ["", "POST /v2 HTT", f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{"]
+)
+def test_a_request_that_stops_half_way_is_given_up(limited, sent):
+    with connect(limited) as connection:
+        connection.sendall(sent.encode())
+        assert connection.recv(1) == b""
+
+
+def test_a_body_that_comes_slowly_is_waited_for(limited):
+    with connect(limited) as connection:
+        connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ROW)}\r\n\r\n".encode())
+        for byte in ROW[:4]:
+            time.sleep(0.5)
+            connection.sendall(bytes([byte]))
+        connection.sendall(ROW[4:])
+        assert response(connection).status == 200
 
 
 def test_a_client_that_asks_before_it_sends_is_answered(server):
