@@ -298,11 +298,14 @@ _JSON_NAMES = {str: "a string", int: "an integer", bool: "true or false", list: 
 
 
 def _typed(item: Mapping[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
-    """A member of that type. Raises InvalidArgument where it is of another, or missing without a default."""
+    """A member of that type. Raises InvalidArgument where it is of another, or missing without a default.
+
+    null is as good as missing: clients that write out their own data classes (MLServer's, KServe's) send it.
+    """
     value = item.get(key)
     if type(value) is kind:
         return value
-    if key not in item and default is not None:
+    if value is None and default is not None:
         return default
     received = describe(value) if key in item else "none"
     raise InvalidArgument(f"Unable to parse '{key}' of {where}: expected {_JSON_NAMES[kind]}. Received: {received}.")

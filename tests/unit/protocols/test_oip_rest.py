@@ -117,6 +117,14 @@ def test_a_timeout_of_zero_is_none():
     assert decode({"inputs": [tensor()], "parameters": {"timeout": 0}}).request.deadline is None
 
 
+def test_null_is_as_good_as_missing_where_a_member_may_be_missing():
+    output = {"name": "y", "parameters": None}
+    document = {"id": None, "parameters": None, "inputs": [tensor(parameters=None)], "outputs": [output]}
+    infer = decode(document)
+    assert (infer.id, infer.binary_default, infer.request.outputs) == ("", False, ("y",))
+    assert decode({"inputs": [tensor()], "outputs": None, "parameters": {"timeout": None}}).request.outputs == ()
+
+
 def test_binary_and_json_tensors_may_be_mixed():
     first = tensor(name="a", shape=[2], parameters={"binary_data_size": 8})
     del first["data"]
