@@ -1,4 +1,4 @@
-"""The one table from cornet's canonical codes to the status codes of each wire.
+"""Errors at the edge: one table from cornet's canonical codes to the status codes of each wire.
 
 Sources: google/rpc/code.proto's HTTP mapping as TensorFlow Serving applies it (`util/json_tensor.h`,
 `net_http`), Triton's `HttpCodeFromError`, and RFC 9110 for 413 and 429.
@@ -7,7 +7,10 @@ Sources: google/rpc/code.proto's HTTP mapping as TensorFlow Serving applies it (
 from enum import Enum
 
 from services import errors
-from services.errors import CornetError, ModelNotReady, PayloadTooLarge, QueueFull
+from services.errors import CornetError, Internal, ModelNotReady, PayloadTooLarge, QueueFull
+from services.telemetry.log import get_logger
+
+_log = get_logger(__name__)
 
 
 class Dialect(Enum):
@@ -36,6 +39,14 @@ _HTTP: dict[int, int] = {
     errors.DATA_LOSS: 500,
     errors.UNAUTHENTICATED: 401,
 }
+
+
+def to_cornet(error: Exception, protocol: str, method: str) -> CornetError:
+    """The error itself, or for one that nobody foresaw an Internal without its text, which is for the log alone."""
+    if isinstance(error, CornetError):
+        return error
+    _log.error("request failed", cause=error, protocol=protocol, method=method)
+    return Internal("The server failed unexpectedly; its log has the cause.")
 
 
 def grpc_code(error: CornetError, dialect: Dialect) -> int:

@@ -30,18 +30,15 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from services import errors
-from services.errors import CornetError, Internal
 from services.frontends.bento.calls import Call, TypedCalls
 from services.frontends.bento.endpoints import ENDPOINTS, Endpoint
 from services.frontends.bento.openapi import openapi
 from services.frontends.bento.payload import parse_call
 from services.frontends.rest.dispatcher import Watch, error_response
 from services.frontends.rest.http import ClientGone, Receive, Response, Scope, Send, compressed, read_body
-from services.frontends.status import Dialect
+from services.frontends.status import Dialect, to_cornet
 from services.server_info import ServerInfo
-from services.telemetry.log import get_logger
 
-_log = get_logger(__name__)
 _STATIC = Path(__file__).parent / "static"
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:",
@@ -210,12 +207,9 @@ class _Post:
         except ClientGone:
             engine.metrics.observe_request("typed", endpoint.name, "", None, errors.CANCELLED, engine.clock() - started)
             return
-        except CornetError as error:
-            code, response = error.code, error_response(error, Dialect.TYPED)
         except Exception as error:  # noqa: BLE001  # the edge: the client gets an answer, the log the cause
-            _log.error("request failed", cause=error, protocol="typed", route=endpoint.name)
-            internal = Internal("Internal error. The server's log has the cause.")
-            code, response = internal.code, error_response(internal, Dialect.TYPED)
+            refusal = to_cornet(error, "typed", endpoint.name)
+            code, response = refusal.code, error_response(refusal, Dialect.TYPED)
         engine.metrics.observe_request("typed", endpoint.name, model, version, code, engine.clock() - started)
         await response.send(send)
 

@@ -11,11 +11,8 @@ from typing import TypeAlias
 
 from services import errors
 from services.engine.request import InferenceResponse, Outcome
-from services.errors import CornetError, Internal
-from services.frontends.status import Dialect, grpc_code
-from services.telemetry.log import get_logger
-
-_log = get_logger(__name__)
+from services.errors import CornetError
+from services.frontends.status import Dialect, grpc_code, to_cornet
 
 MAX_TEXT_BYTES = 1024
 """TensorFlow Serving's bound on error texts; a client may send names of any length, and they come back in a header."""
@@ -75,7 +72,7 @@ class Call(ABC):
         try:
             data = encode(outcome)
         except Exception as error:  # noqa: BLE001 - reported to the client and logged
-            self.fail(to_cornet(error, self.method.name))
+            self.fail(to_cornet(error, self.method.protocol, self.method.name))
         else:
             self.reply(data)
 
@@ -147,15 +144,7 @@ def serve(method: UnaryMethod, data: bytes, call: Call) -> None:
     try:
         method.handler(data, call)
     except Exception as error:  # noqa: BLE001 - reported to the client and logged
-        call.fail(to_cornet(error, method.name))
-
-
-def to_cornet(error: Exception, name: str) -> CornetError:
-    """The error itself, or for one nobody foresaw an Internal without its text; that goes to the log."""
-    if isinstance(error, CornetError):
-        return error
-    _log.error("grpc method failed", cause=error, method=name)
-    return Internal("The server failed unexpectedly; its log says why.")
+        call.fail(to_cornet(error, method.protocol, method.name))
 
 
 def bounded(text: str) -> str:

@@ -21,8 +21,8 @@ from services.frontends.grpc.call import (
     bounded,
     ignore,
     serve,
-    to_cornet,
 )
+from services.frontends.status import to_cornet
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 """What TensorFlow Serving and Triton allow, in both directions."""
@@ -145,7 +145,7 @@ class GrpcServer:
                     raise
                 await _abort_with(context, ShuttingDown("The server is shutting down."))
             except Exception as error:  # noqa: BLE001 - reported to the client and logged
-                await _abort_with(context, to_cornet(error, method.name))
+                await _abort_with(context, to_cornet(error, method.protocol, method.name))
             finally:
                 self._streams.discard(task)
 

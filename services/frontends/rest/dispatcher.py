@@ -11,7 +11,7 @@ import orjson
 from services import errors
 from services.engine.engine import Engine
 from services.engine.request import InferenceRequest, InferenceResponse, Outcome
-from services.errors import CornetError, FailedPrecondition, Internal, PayloadTooLarge, QueueFull
+from services.errors import CornetError, FailedPrecondition, PayloadTooLarge, QueueFull
 from services.frontends.rest import health, tfs, v2
 from services.frontends.rest.http import (
     ASGIApp,
@@ -27,14 +27,11 @@ from services.frontends.rest.http import (
 from services.frontends.rest.lifespan import run_lifespan
 from services.frontends.rest.offload import offload
 from services.frontends.rest.routes import MethodNotAllowed, Route, RouteTable
-from services.frontends.status import Dialect, http_status
+from services.frontends.status import Dialect, http_status, to_cornet
 from services.server_info import ServerInfo
-from services.telemetry.log import get_logger
 from services.telemetry.metrics import Metrics
 
 __all__ = ["ASGIApp", "Dispatcher"]
-
-_log = get_logger(__name__)
 
 _WATCH_AFTER_S = 0.02
 """A request that runs longer is watched for its client hanging up: a watch costs a task, more than a small model's run."""
@@ -113,15 +110,12 @@ class Dispatcher:
                     response = await offload(_size(outcome), inference.encode, outcome)
                 if response.compressible and b"accept-encoding" in headers:
                     response = await compressed(response, headers[b"accept-encoding"])
-        except CornetError as error:
-            code, response = error.code, error_response(error, route.dialect)
         except ClientGone:
             self._count(route, parts, None, errors.CANCELLED, started)
             return
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer and the log the cause
-            _log.error("request failed", cause=error, route=route.name, protocol=route.protocol)
-            internal = Internal("Internal error. The server's log has the cause.")
-            code, response = internal.code, error_response(internal, route.dialect)
+            refusal = to_cornet(error, route.protocol, route.name)
+            code, response = refusal.code, error_response(refusal, route.dialect)
         self._count(route, parts, version, code, started)
         await response.send(send, head=method == "HEAD")
 

@@ -1,8 +1,10 @@
+import logging
+
 import pytest
 
 from services import errors
 from services.errors import InvalidArgument, ModelNotReady, PayloadTooLarge, QueueFull
-from services.frontends.status import Dialect, grpc_code, http_status
+from services.frontends.status import Dialect, grpc_code, http_status, to_cornet
 
 
 @pytest.mark.parametrize(
@@ -20,3 +22,16 @@ from services.frontends.status import Dialect, grpc_code, http_status
 )
 def test_each_dialect_says_it_in_its_own_codes(error, dialect, code, status):
     assert (grpc_code(error, dialect), http_status(error, dialect)) == (code, status)
+
+
+def test_an_error_that_nobody_foresaw_goes_to_the_log_and_not_to_the_client(caplog):
+    with caplog.at_level(logging.ERROR):
+        error = to_cornet(ZeroDivisionError("a secret"), "tfs-rest", "predict")
+    assert error.code == errors.INTERNAL
+    assert "secret" not in str(error)
+    assert "a secret" in caplog.text
+
+
+def test_an_error_of_ours_stays_as_it_is():
+    full = QueueFull("full")
+    assert to_cornet(full, "tfs-rest", "predict") is full
