@@ -185,6 +185,11 @@ class Engine:
         """Whether a model has an available version, or whether that one is. Raises ModelNotFound for an unknown one."""
         return any(status.state is VersionState.AVAILABLE for status in self._manager.statuses(model, version))
 
+    def available_versions(self, model: str) -> list[int]:
+        """The versions of a model that answer, in ascending order. Raises ModelNotFound for an unknown one."""
+        statuses = self._manager.statuses(model)
+        return sorted(status.version for status in statuses if status.state is VersionState.AVAILABLE)
+
     def _open(self, servable: Servable) -> None:
         loop = asyncio.get_running_loop()
         servable.open(Scheduling(loop, self._compute, self.clock, self.options.inline_us / 1e6), self.metrics)

@@ -28,7 +28,8 @@ class Servable:
     """A version that is loaded. Its attributes are read-only and may be used while a `Handle` on it is held.
 
     `signatures` are the manifest's where there is one, else the model file's own. `platform` is `onnxruntime_onnx` or
-    `tensorflow_savedmodel`; `providers` what really runs it, the first one first; `batching` the settled options.
+    `tensorflow_savedmodel`; `providers` what really runs it, the first one first; `batching` the settled options,
+    `warm_up_s` the seconds its warm-up took.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Servable:
         manifest: Manifest | None,
         batching: BatchingOptions,
         costs: Mapping[str, CostTable] | None = None,
+        warm_up_s: float = 0.0,
     ) -> None:
         self.name = name
         self.version = version
@@ -51,6 +53,7 @@ class Servable:
         self.platform = backend.platform
         self.providers = backend.providers
         self.batching = batching
+        self.warm_up_s = warm_up_s
         self._backend = backend
         self._costs = costs or {}
         self._plans = {
@@ -88,6 +91,14 @@ class Servable:
         rows, shape = plan.check(request.inputs)
         key: Hashable = shape if outputs is plan.outputs else (shape, outputs)
         return batcher.enqueue(request.inputs, rows, key, outputs, request.deadline, done)
+
+    @property
+    def default_signature(self) -> Signature:
+        """The signature of protocols that have no word for others. Raises SignatureNotFound."""
+        try:
+            return self.signatures[DEFAULT_SIGNATURE]
+        except KeyError:
+            raise SignatureNotFound(DEFAULT_SIGNATURE, tuple(self.signatures)) from None
 
     @property
     def queued_rows(self) -> int:

@@ -1,14 +1,12 @@
 """inference.GRPCInferenceService: the Open Inference Protocol's liveness, metadata and inference."""
 
 from services.engine.engine import Engine
-from services.engine.manager import VersionState
 from services.engine.request import InferenceResponse
-from services.errors import ModelNotFound, SignatureNotFound
+from services.errors import ModelNotFound
 from services.frontends.grpc.call import Call, MethodTable, UnaryHandler, UnaryMethod
 from services.frontends.status import Dialect
 from services.protocols import oip_grpc
 from services.server_info import ServerInfo
-from services.tensors import DEFAULT_SIGNATURE
 
 SERVICE = "inference.GRPCInferenceService"
 PROTOCOL = "oip-grpc"
@@ -56,16 +54,14 @@ class InferenceService:
         with self._engine.acquire(model, version) as handle:
             servable = handle.servable
             call.version = servable.version
-            signature = servable.signatures.get(DEFAULT_SIGNATURE)
-            if signature is None:
-                raise SignatureNotFound(DEFAULT_SIGNATURE, tuple(servable.signatures))
-            versions = [servable.version] if version is not None else self._available(model)
+            signature = servable.default_signature
+            versions = [servable.version] if version is not None else self._engine.available_versions(model)
             call.reply(oip_grpc.encode_model_metadata(servable.name, versions, servable.platform, signature))
 
     def model_infer(self, data: bytes, call: Call) -> None:
         infer = oip_grpc.decode_infer(data)
         request = infer.request
-        call.model = request.model
+        call.decoded(request.model)
         request.deadline = call.deadline
         if infer.timeout_us:
             asked = self._engine.clock() + infer.timeout_us / 1e6
@@ -76,10 +72,6 @@ class InferenceService:
 
         pending = self._engine.submit(request, lambda outcome: call.answer(outcome, encode))
         call.on_cancel(pending.cancel)
-
-    def _available(self, model: str) -> list[int]:
-        statuses = self._engine.statuses(model)
-        return sorted(status.version for status in statuses if status.state is VersionState.AVAILABLE)
 
 
 def is_ready(engine: Engine, model: str, version: int | None = None) -> bool:

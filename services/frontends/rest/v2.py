@@ -7,17 +7,14 @@ from functools import partial
 import orjson
 
 from services.engine.engine import Engine
-from services.engine.manager import VersionState
 from services.engine.request import InferenceResponse
-from services.engine.servable import Servable
-from services.errors import InvalidArgument, SignatureNotFound
+from services.errors import InvalidArgument
 from services.frontends.rest.http import BINARY, JSON, Request, Response
 from services.frontends.rest.offload import offload
 from services.frontends.rest.routes import GET, POST, Handler, Inference, Route
 from services.frontends.status import Dialect
 from services.protocols import oip_rest
 from services.server_info import ServerInfo
-from services.tensors import DEFAULT_SIGNATURE, Signature
 
 PROTOCOL = "oip-rest"
 PREFIX = re.compile(r"/v2/.*", re.DOTALL)
@@ -46,7 +43,7 @@ async def _infer(engine: Engine, request: Request) -> Inference:
     header_length = _header_length(request)
     if header_length == 0:
         with engine.acquire(model, version) as handle:
-            signature = _signature(handle.servable)
+            signature = handle.servable.default_signature
         infer = oip_rest.decode_raw_infer(request.body, signature, model=model, version=version)
     else:
         decode = partial(oip_rest.decode_infer, model=model, version=version, now_s=engine.clock())
@@ -74,8 +71,8 @@ def _model_metadata(engine: Engine, request: Request) -> Response:
     model = request.parts["model"]
     with engine.acquire(model, _version(request)) as handle:
         servable = handle.servable
-        available = [status.version for status in engine.statuses(model) if status.state is VersionState.AVAILABLE]
-        body = oip_rest.encode_model_metadata(model, sorted(available), servable.platform, _signature(servable))
+        versions = engine.available_versions(model)
+        body = oip_rest.encode_model_metadata(model, versions, servable.platform, servable.default_signature)
     return Response(body, content_type=JSON)
 
 
@@ -93,13 +90,6 @@ def _server_metadata(info: ServerInfo, _: Request) -> Response:
 
 def _health(document: dict[str, object], *, ready: bool) -> Response:
     return Response(orjson.dumps(document), status=200 if ready else NOT_READY)
-
-
-def _signature(servable: Servable) -> Signature:
-    try:
-        return servable.signatures[DEFAULT_SIGNATURE]
-    except KeyError:
-        raise SignatureNotFound(DEFAULT_SIGNATURE, tuple(servable.signatures)) from None
 
 
 def _version(request: Request) -> int | None:
