@@ -60,6 +60,17 @@ def test_reflection_describes_every_service(channel, service: str) -> None:
         assert method.output_type.full_name
 
 
+def test_reflection_finds_a_method_by_its_name(channel) -> None:
+    file = ProtoReflectionDescriptorDatabase(channel).FindFileContainingSymbol(
+        "tensorflow.serving.PredictionService.Predict"
+    )
+    assert "PredictionService" in [service.name for service in file.service]
+    with pytest.raises(KeyError):
+        ProtoReflectionDescriptorDatabase(channel).FindFileContainingSymbol(
+            "tensorflow.serving.PredictionService.Guess"
+        )
+
+
 def test_an_unknown_method_is_unimplemented(channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/tensorflow.serving.PredictionService/Classify")(b"", timeout=TIMEOUT_S)

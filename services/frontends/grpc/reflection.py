@@ -25,7 +25,7 @@ class ReflectionService:
     """Describes `services` (full names) and itself."""
 
     def __init__(self, services: Collection[str]) -> None:
-        self._servicer = aio.ReflectionServicer((*services, SERVICE, SERVICE_ALPHA), pool=_pool())
+        self._servicer = aio.ReflectionServicer((*services, SERVICE, SERVICE_ALPHA), pool=_Symbols(_pool()))
 
     def methods(self) -> MethodTable:
         method = StreamMethod(PROTOCOL, "ServerReflectionInfo", self.info)
@@ -34,6 +34,27 @@ class ReflectionService:
     async def info(self, requests: AsyncIterator[bytes], context: StreamContext) -> AsyncIterator[bytes]:  # noqa: ARG002 - the handlers' common form
         async for response in self._servicer.ServerReflectionInfo(_parsed(requests), None):
             yield response.SerializeToString()
+
+
+class _Symbols:
+    """A pool that also finds `<package>.<service>.<method>`, as reflection promises; protobuf's knows no methods."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802 - protobuf's name
+        """The file that declares it. Raises KeyError."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service_name, _, method = symbol.rpartition(".")
+            service = self._pool.FindServiceByName(service_name)
+            if method not in service.methods_by_name:
+                raise
+            return service.file
 
 
 async def _parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
