@@ -1,0 +1,74 @@
+"""Which columns of a table a model reads."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from services.batch.job import Format, Source
+from services.errors import InvalidArgument
+
+_USUAL = {"text": ("text",), "image": ("image", "path", "bytes"), "series": ("window",)}
+"""Names that are looked for where the user names no column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the model takes and the user says. `names` are the processor's columns; `window` the steps of a series."""
+
+    kind: str
+    names: tuple[str, ...] = ()
+    window: int = 1
+    key: str | None = None
+    column: str | None = None
+
+
+def choose_columns(format_: Format, wanted: Wanted, columns: Callable[[], Mapping[str, Any]], root: str) -> Source:
+    """The source of a table whose columns are `columns()`: name to type or example; none for JSON lines without names.
+
+    Raises InvalidArgument naming the columns that are missing and those that are there.
+    """
+    found = columns()
+    if wanted.key is not None and wanted.key not in found:
+        raise _missing((wanted.key,), found)
+    source = Source(format_, wanted.kind, root, (), wanted.key)
+    if wanted.kind in {"tabular", "tensors"}:
+        chosen = wanted.names if found else ()
+    elif wanted.kind == "series" and all(name in found for name in wanted.names) and wanted.column is None:
+        chosen = wanted.names
+        if format_ == "csv" or not all(_holds_many(found[name]) for name in chosen):
+            return Source(format_, wanted.kind, root, chosen, wanted.key, wanted.window)
+    else:
+        chosen = _single(wanted, found)
+    missing = tuple(name for name in chosen if name not in found)
+    if missing or (not chosen and found):
+        raise _missing(missing or wanted.names, found)
+    return Source(source.format, source.kind, root, chosen, wanted.key)
+
+
+def _single(wanted: Wanted, found: Mapping[str, Any]) -> tuple[str, ...]:
+    if wanted.column is not None:
+        return (wanted.column,)
+    if not found:
+        return ()  # each line is the record itself
+    others = [name for name in found if name != wanted.key]
+    usual = [name for name in _USUAL.get(wanted.kind, ()) if name in found]
+    if usual:
+        return (usual[0],)
+    if len(others) == 1 and wanted.kind != "series":
+        return (others[0],)
+    if wanted.kind == "series":
+        return wanted.names
+    raise InvalidArgument(
+        f"Expected --column to name the one with the {wanted.kind}, out of {', '.join(found)}. Received: none."
+    )
+
+
+def _holds_many(value: Any) -> bool:
+    """Whether a column's type (Parquet) or example (JSON) is a list of numbers."""
+    return isinstance(value, list) or str(value).startswith(("list", "fixed_size_list", "large_list"))
+
+
+def _missing(names: tuple[str, ...], found: Mapping[str, Any]) -> InvalidArgument:
+    return InvalidArgument(
+        f"Expected the columns {', '.join(names)}. Received a table with {', '.join(found) or 'none'}."
+    )

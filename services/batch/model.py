@@ -1,0 +1,97 @@
+"""The model of a job: chosen from the repository once, then opened by every process that computes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.batch.job import ModelRef
+from services.batch.tensors import TensorEncoder
+from services.engine.backend import Backend, BackendOptions, OnnxBackend
+from services.engine.repository import scan_model
+from services.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelNotFound
+from services.manifest import ONNX_FILE, Manifest, sha256
+from services.processing import Processor, load_processor
+from services.tensors import DEFAULT_SIGNATURE, Signature
+
+DEFAULT_BATCH_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a version says about itself, as far as a job needs it. A model without a manifest has no task and no labels."""
+
+    manifest: Manifest | None
+    batch_rows: int
+
+    @property
+    def task(self) -> str:
+        return "" if self.manifest is None else self.manifest.task
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return () if self.manifest is None else self.manifest.labels
+
+
+def resolve(repository: Path, target: str) -> ModelRef:
+    """The version that `NAME` (the latest) or `NAME/VERSION` means. Raises ModelNotFound, DataLoss, FailedPrecondition.
+
+    model.onnx and the processor's assets are compared with the hashes in the manifest, where there is one.
+    """
+    name, _, text = target.partition("/")
+    if not name or (text and not (text.isascii() and text.isdigit())):
+        raise InvalidArgument(f"Expected a model as NAME or NAME/VERSION. Received: {target!r}.")
+    versions = scan_model(repository / name) or {}
+    version = int(text) if text else max(versions, default=0)
+    if version not in versions:
+        known = f"In {repository}: {', '.join(f'{name}/{v}' for v in sorted(versions)) or 'no version of it'}."
+        raise ModelNotFound(name, int(text) if text else None, known=known)
+    path = versions[version].path.resolve()
+    if not (path / ONNX_FILE).is_file():
+        raise FailedPrecondition(f"{name}/{version}: expected a {ONNX_FILE}. Received: a version without one.")
+    return ModelRef(name, version, path, _verified(path, read_card(path).manifest))
+
+
+def read_card(path: Path) -> Card:
+    """What the manifest of a version says. Raises ManifestError."""
+    try:
+        manifest = Manifest.read(path)
+    except FileNotFoundError:
+        return Card(None, DEFAULT_BATCH_ROWS)
+    return Card(manifest, manifest.batching.max_batch_rows)
+
+
+def open_encoder(path: Path, signature: Signature | None = None) -> Processor | TensorEncoder:
+    """What turns records into tensors: the version's processor; for one without, its input tensors by name."""
+    manifest = read_card(path).manifest
+    if manifest is not None and manifest.processor is not None:
+        return load_processor(path, manifest.processor)
+    if signature is None:
+        backend = OnnxBackend(path / ONNX_FILE, BackendOptions(intra_op_threads=1))
+        signature = backend.signatures[DEFAULT_SIGNATURE]
+        backend.close()
+    return TensorEncoder(signature.inputs)
+
+
+def open_backend(model: ModelRef, providers: tuple[str, ...], intra_op_threads: int = 0) -> Backend:
+    """The backend that online serving uses. Raises FailedPrecondition for a signature that does not count rows."""
+    backend = OnnxBackend(model.path / ONNX_FILE, BackendOptions(providers, intra_op_threads))
+    if not backend.signatures[DEFAULT_SIGNATURE].batchable:
+        backend.close()
+        raise FailedPrecondition(
+            f"{model.name}/{model.version}: expected a model whose inputs and outputs count rows on a first, variable axis."
+        )
+    return backend
+
+
+def _verified(path: Path, manifest: Manifest | None) -> str:
+    """SHA-256 of model.onnx, once it and the processor's assets are known to be as the manifest says."""
+    found = sha256(path / ONNX_FILE)
+    if manifest is None:
+        return found
+    assets = manifest.processor.files if manifest.processor else ()
+    for name in (ONNX_FILE, *assets):
+        if not (path / name).is_file():
+            raise DataLoss(f"The manifest names {name}. Received: no such file.")
+        digest = found if name == ONNX_FILE else sha256(path / name)
+        if manifest.files.get(name, digest) != digest:
+            raise DataLoss(f"{name}: expected SHA-256 {manifest.files[name]}, as in the manifest. Received: {digest}.")
+    return found
