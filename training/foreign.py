@@ -17,6 +17,7 @@ from services.errors import CornetError, DataError, InvalidArgument
 from services.manifest import TASKS, Provenance, sha256
 from services.tensors import DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
 from training.adopt import adopt
+from training.datasets.npz import open_npz
 from training.formats import layers_of, quiet
 from training.pipeline import ServingModel
 from training.publishing import check_name
@@ -167,13 +168,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 def read_rows(path: Path, signature: Signature) -> dict[str, np.ndarray]:
     """Rows by input name from an NPZ, cast to the inputs' types where no value changes its meaning. Raises DataError."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path}: expected an NPZ of arrays by input name, without objects. Received: {error}."
-        ) from error
+    with open_npz(path) as stored:
+        arrays = dict(stored)
     wanted = [spec.name for spec in signature.inputs]
     if set(arrays) != set(wanted):
         raise DataError(f"{path}: expected arrays named {', '.join(wanted)}. Received: {', '.join(arrays)}.")

@@ -7,7 +7,6 @@ other an object array of `str | None`.
 import csv
 import io
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from services.errors import DataError
+from training.datasets.npz import open_npz
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,11 +200,8 @@ def _series(path: Path, name: str, series: "pd.Series[Any]", text: bool) -> np.n
 
 def _npz(path: Path) -> Columns:
     """Arrays `x` `[rows, F]` and `y` `[rows]`, or `features` and `target`; columns are named `x1`... and `target`."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path.name}: expected an NPZ archive of numeric arrays. Found: {error}.") from error
+    with open_npz(path) as archive:
+        arrays = dict(archive)
     features = next((arrays[key] for key in ("x", "features") if key in arrays), None)
     target = next((arrays[key] for key in ("y", "target") if key in arrays), None)
     if features is None or features.ndim != 2 or features.dtype.kind not in "biuf" or not len(features):

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from services.errors import DataError
 from services.manifest import sha256
 from services.processing.image import FORMATS
+from training.datasets.npz import open_npz
 from training.pipeline import Loaded
 
 _LITTER = frozenset({"desktop.ini", "Thumbs.db"})
@@ -124,14 +124,11 @@ def _folder(path: Path) -> Loaded[Images]:
 
 
 def _npz(path: Path) -> Loaded[Images]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            keys = next((pair for pair in _NPZ_KEYS if set(pair) <= set(archive)), None)
-            if keys is None:
-                raise DataError(f"{path.name}: expected arrays `images` and `labels`. Found: {sorted(archive)}.")
-            images, labels = archive[keys[0]], archive[keys[1]]
-    except (OSError, ValueError, BadZipFile, zlib.error) as error:
-        raise DataError(f"{path.name}: expected an NPZ file of plain arrays. Received: {error}.") from error
+    with open_npz(path) as archive:
+        keys = next((pair for pair in _NPZ_KEYS if set(pair) <= set(archive)), None)
+        if keys is None:
+            raise DataError(f"{path.name}: expected arrays `images` and `labels`. Found: {sorted(archive)}.")
+        images, labels = archive[keys[0]], archive[keys[1]]
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         raise DataError(f"{path.name}: `images`: expected shape [N,H,W] or [N,H,W,1 or 3]. Received: {images.shape}.")
     if labels.shape != images.shape[:1]:

@@ -14,8 +14,6 @@ from training.datasets.tables import Table, TargetKind, load_table
 from training.pipeline import Source
 
 Write = Callable[..., Path]
-REAL = Path(__file__).parents[3].parent / "shared" / "data"
-real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not beside the repository")
 ROWS = [f"{i},{'red' if i % 2 else 'blue'},{i * 1.5}" for i in range(12)]
 
 
@@ -193,17 +191,15 @@ def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@real_data
-def test_the_concrete_table_is_read() -> None:
-    table = load(REAL / "concrete_data.csv", "Strength")
+def test_the_concrete_table_is_read(real_data: Path) -> None:
+    table = load(real_data / "concrete_data.csv", "Strength")
     assert len(table) == 1030
     assert next(iter(table.columns)) == "Cement"
     assert all(column.dtype == np.float64 for column in table.columns.values())
 
 
-@real_data
-def test_the_heartbeats_are_read() -> None:
-    table = load(REAL / "ecg5000_train.txt", None, "optional class")
+def test_the_heartbeats_are_read(real_data: Path) -> None:
+    table = load(real_data / "ecg5000_train.txt", None, "optional class")
     assert len(table) == 500
     assert len(table.columns) == 140
     assert table.labels == ("1", "2", "3", "4", "5")
