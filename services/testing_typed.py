@@ -20,7 +20,7 @@ from services.processing.image import ImageProcessor
 from services.processing.series import SeriesProcessor
 from services.processing.tabular import TabularProcessor
 from services.processing.text import TextProcessor
-from services.tensors import BY_NAME, Signature, TensorSpec
+from services.tensors import BY_NAME, DEFAULT_SIGNATURE, Signature, TensorSpec
 
 Tensors = Mapping[str, tuple[str, tuple[int | None, ...]]]
 
@@ -149,6 +149,12 @@ def toys() -> dict[str, Toy]:
     }
 
 
+def write_families(repository: Path) -> None:
+    """Write version 1 of every family, under its default name."""
+    for family in toys():
+        write_family(repository / family / "1", family)
+
+
 def write_family(version: Path, family: str, *, task: str | None = None, name: str | None = None) -> Manifest:
     """Write a whole version directory, held-out sample rows included. `task` and `name` replace the family's."""
     toy = toys()[family]
@@ -162,7 +168,7 @@ def write_family(version: Path, family: str, *, task: str | None = None, name: s
         family=family,
         task=toy.task if task is None else task,
         created="2026-01-31T12:00:00Z",
-        signatures={"serving_default": signature},
+        signatures={DEFAULT_SIGNATURE: signature},
         processor=processor,
         labels=toy.labels,
         files=hash_files(version),

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from services.launch import ServerProcess
-from services.testing_typed import toys, write_family
+from services.testing_typed import write_families
 
 POINT = {"x": 1, "y": 2}
 SUM = {"model": "regressor", "version": 1, "predictions": [{"prediction": 21.0}]}
@@ -22,8 +22,7 @@ SUM = {"model": "regressor", "version": 1, "predictions": [{"prediction": 21.0}]
 @pytest.fixture(scope="module")
 def typed_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("typed")
-    for family in toys():
-        write_family(root / family / "1", family)
+    write_families(root)
     return root
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from services.engine.engine import Engine, EngineOptions
 from services.frontends.bento.app import typed_app
-from services.testing_typed import toys, write_family
+from services.testing_typed import write_families
 
 Test: TypeAlias = Callable[[httpx.AsyncClient, Engine], Coroutine[Any, Any, Any]]
 Serve: TypeAlias = Callable[..., Any]
@@ -29,8 +29,7 @@ def bentoml_is_imported() -> None:
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("typed")
-    for family in toys():
-        write_family(root / family / "1", family)
+    write_families(root)
     return root
 
 
