@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from services.engine.backend import OnnxBackend
 from services.engine.verification import list_versions, select, verify
@@ -14,8 +15,6 @@ from services.manifest import MANIFEST_FILE, SAMPLES_FILE, Manifest, ParityRecor
 from services.models_cli import models_app
 from services.parity import write_samples
 from services.testing import write_half_plus_two, write_mlp
-
-typer_testing = pytest.importorskip("typer.testing")
 
 
 def seal(directory: Path, manifest: Manifest | None = None) -> Manifest:
@@ -204,7 +203,7 @@ def test_a_target_that_means_nothing_lists_what_there_is(tmp_path, target):
 
 @pytest.fixture
 def command():
-    runner = typer_testing.CliRunner()
+    runner = CliRunner()
     return lambda *words: runner.invoke(models_app, [str(word) for word in words])
 
 
