@@ -12,6 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from services.errors import InvalidArgument
 from services.frontends.bento.calls import Call
 from services.frontends.bento.endpoints import Endpoint
+from services.frontends.rest.offload import offload
 
 MAX_FILES = 1000
 _FORM = "multipart/form-data"
@@ -26,7 +27,7 @@ async def parse_call(endpoint: Endpoint, headers: Headers, query: QueryParams, b
     elif endpoint.images and kind.startswith(_RAW):
         members = {endpoint.field: [body] if body else []}
     else:
-        members = _json(endpoint, body)
+        members = await offload(len(body), _json, endpoint, body)
     for name, value in query.multi_items():
         if name in members:
             raise InvalidArgument(f"{name}: expected once. Received: twice.")

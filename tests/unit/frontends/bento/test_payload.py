@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import threading
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,3 +104,20 @@ def test_a_large_upload_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None
     content = b"x" * (2 << 20)
     body = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + content + b"\r\n--b--\r\n"
     assert parse(ENDPOINTS["classify_image"], body, "multipart/form-data; boundary=b").records == [content]
+
+
+@pytest.mark.parametrize(("texts", "at_once"), [(1, True), (10_000, False)])
+def test_json_is_read_on_the_loop_only_where_it_is_short(
+    monkeypatch: pytest.MonkeyPatch, texts: int, at_once: bool
+) -> None:
+    threads: list[int] = []
+    real = orjson.loads
+
+    def loads(body: bytes) -> Any:
+        threads.append(threading.get_ident())
+        return real(body)
+
+    monkeypatch.setattr(orjson, "loads", loads)
+    call = parse(ENDPOINTS["classify_text"], json.dumps({"texts": ["some text"] * texts}).encode())
+    assert len(call.records) == texts
+    assert (threads == [threading.get_ident()]) is at_once
