@@ -68,10 +68,10 @@ def _model_ready(engine: Engine, request: Request) -> Response:
 
 
 def _model_metadata(engine: Engine, request: Request) -> Response:
-    model = request.parts["model"]
-    with engine.acquire(model, _version(request)) as handle:
+    model, version = request.parts["model"], _version(request)
+    with engine.acquire(model, version) as handle:
         servable = handle.servable
-        versions = engine.available_versions(model)
+        versions = engine.available_versions(model) if version is None else [version]
         body = oip_rest.encode_model_metadata(model, versions, servable.platform, servable.default_signature)
     return Response(body, content_type=JSON)
 

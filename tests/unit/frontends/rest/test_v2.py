@@ -177,10 +177,11 @@ def test_server_metadata_lists_only_what_is_served(rest):
         assert not {"statistics", "classification", "system_shared_memory"} & set(document["extensions"])
 
 
-def test_model_metadata(rest):
-    assert rest.get("/v2/models/offset/versions/1").json == {
+@pytest.mark.parametrize(("path", "versions"), [("offset", ["1", "2"]), ("offset/versions/1", ["1"])])
+def test_model_metadata_lists_the_available_versions_or_the_one_asked_for(rest, path, versions):
+    assert rest.get(f"/v2/models/{path}").json == {
         "name": "offset",
-        "versions": ["1", "2"],
+        "versions": versions,
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}],
