@@ -1,7 +1,7 @@
 # cornet's commands. Each works in a fresh clone with nothing but Python 3.11 to 3.13 and make: `.venv` is set up on first use.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format types imports drift protos train serve locks clean
+.PHONY: help install demo test check lint format types imports drift k8s-check protos train serve locks clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,7 +35,7 @@ demo: $(INSTALLED) ## Train, prove, export, serve and call all seven families (a
 test: $(INSTALLED) ## Run every test, fast ones first
 	$(BIN)/python -m pytest
 
-check: lint types imports drift test ## What CI runs: lint, types, import rules, drift of generated files, tests
+check: lint types imports drift k8s-check test ## What CI runs: lint, types, import rules, drift of generated files, manifests, tests
 
 lint: $(INSTALLED) ## Check style and formatting
 	$(BIN)/ruff check .
@@ -54,6 +54,9 @@ imports: $(INSTALLED) ## Check who imports whom
 drift: $(INSTALLED) ## Check that generated files match their sources
 	$(BIN)/python protos/compile.py --check
 
+k8s-check: $(INSTALLED) ## Render every Kubernetes overlay, validate it offline and hold it to the house rules
+	$(BIN)/python -m deploy.k8s.check
+
 protos: $(INSTALLED) ## Compile protos/*.proto into the descriptor set the codecs load
 	$(BIN)/python protos/compile.py
 
@@ -63,12 +66,16 @@ train: $(INSTALLED) ## Train and export one family: make train FAMILY=regressor
 serve: $(INSTALLED) ## Serve everything in exported_models/ on ports 8500 (gRPC) and 8501 (HTTP)
 	$(BIN)/cornet serve $(ARGS)
 
+COMPILE = $(UV) pip compile --quiet --universal --upgrade --no-emit-index-url --python-version 3.11 --custom-compile-command 'make locks' pyproject.toml
+
 locks: $(INSTALLED) ## Resolve the dependencies of pyproject.toml again into deploy/locks/
-	@for accelerator in cpu gpu; do \
-	  compile="$(UV) pip compile --quiet --universal --upgrade --no-emit-index-url --python-version 3.11 --custom-compile-command 'make locks' pyproject.toml --extra $$accelerator"; \
-	  eval "$$compile --output-file deploy/locks/$$accelerator.txt"; \
-	  eval "$$compile --extra dev --output-file deploy/locks/dev-$$accelerator.txt"; \
+	@set -e; for accelerator in cpu gpu; do \
+	  dev="deploy/locks/dev-$$accelerator.txt"; \
+	  $(COMPILE) --extra $$accelerator --output-file deploy/locks/$$accelerator.txt; \
+	  $(COMPILE) --extra $$accelerator --extra dev --output-file $$dev; \
+	  $(COMPILE) --extra $$accelerator --extra batch --constraint $$dev --output-file deploy/locks/batch-$$accelerator.txt deploy/docker/batch.in; \
 	done
+	@$(COMPILE) --extra cpu --extra train --constraint deploy/locks/dev-cpu.txt --output-file deploy/locks/train.txt
 
 clean: ## Remove .venv, caches, training runs and exports
 	rm -rf $(VENV) build runs .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -5,6 +5,7 @@ Commands that train live in `training`, which this package never imports: they a
 """
 
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -24,10 +25,22 @@ app = typer.Typer(
 
 _TRAIN_PACKAGES = (
     *("tensorflow", "keras", "tf2onnx", "onnx"),
-    *("pandas", "pyarrow", "sklearn", "statsmodels", "matplotlib", "jinja2"),
+    *("pandas", "sklearn", "statsmodels"),
 )
-_EXTRAS = {"onnxruntime": "cpu", **dict.fromkeys(_TRAIN_PACKAGES, "train")}
+_EXTRAS = {
+    "onnxruntime": "cpu",
+    **dict.fromkeys(_TRAIN_PACKAGES, "train"),
+    **dict.fromkeys(("fsspec", "gcsfs", "pyarrow", "ray", "s3fs"), "batch"),
+    **dict.fromkeys(("matplotlib", "jinja2"), "load"),  # training has them too, and misses others first
+}
 """Which extra brings a package that a command may miss."""
+
+_COMMANDS = {
+    "batch": "services.batch.command:batch_app",
+    "models": "services.models_cli:models_app",
+    "loadtest": "services.loadtest.command:loadtest_app",
+}
+"""Groups of commands by name, and where their typer application is: imported only where it is asked for."""
 
 
 @app.command()
@@ -96,10 +109,10 @@ def _add_commands(arguments: list[str]) -> None:
     wanted = next((word for word in arguments if not word.startswith("-")), None)
     if wanted in {"serve", "version"}:
         return
-    from services.models_cli import models_app
-
-    app.add_typer(models_app)
-    if wanted != "models":
+    for name in [wanted] if wanted in _COMMANDS else _COMMANDS:
+        module, _, attribute = _COMMANDS[name].partition(":")
+        app.add_typer(getattr(import_module(module), attribute))
+    if wanted not in _COMMANDS:
         for entry in entry_points(group="cornet.commands"):
             entry.load()(app)
 

@@ -1,0 +1,38 @@
+"""Unary gRPC calls with bytes in and bytes out: no message is built or parsed while the clock runs."""
+
+import itertools
+from typing import Any
+
+import grpc
+
+from services.loadtest.requests import OK, TIMEOUT, Answer, Request
+
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),  # without it channels to one address share one connection
+)
+
+
+class GrpcClient:
+    """Calls spread over `connections` HTTP/2 connections in turn, each with a deadline `timeout_s` away."""
+
+    def __init__(self, address: str, *, connections: int, timeout_s: float) -> None:
+        self._channels = [grpc.aio.insecure_channel(address, options=_OPTIONS) for _ in range(connections)]
+        self._timeout_s = timeout_s
+        self._stubs: dict[str, itertools.cycle[Any]] = {}
+
+    async def send(self, request: Request) -> Answer:
+        stubs = self._stubs.get(request.path)
+        if stubs is None:
+            stubs = itertools.cycle([channel.unary_unary(request.path) for channel in self._channels])
+            self._stubs[request.path] = stubs
+        try:
+            return Answer(OK, await next(stubs)(request.body, timeout=self._timeout_s))
+        except grpc.aio.AioRpcError as error:
+            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            return Answer(TIMEOUT if late else error.code().name, (error.details() or "").encode())
+
+    async def close(self) -> None:
+        for channel in self._channels:
+            await channel.close()
