@@ -16,11 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from services.batch.job import Shard, Source, StageSeconds
-from services.batch.storage import open_url
+from services.batch.storage import file_system, open_url
 from services.batch.tables import Bad, Row, csv_rows, header_of, json_rows, parquet_rows, parquet_tables, read_span
 from services.errors import DataError
 
@@ -198,10 +197,10 @@ def _located(root: str, path: str) -> str:
 
 
 def _read_all(paths: list[str]) -> list[bytes | Exception]:
-    fs, _ = url_to_fs(paths[0])
+    fs, _ = file_system(paths[0])
     if isinstance(fs, LocalFileSystem):
         return [_read(path) for path in paths]
-    plain = [url_to_fs(path)[1] for path in paths]
+    plain = [file_system(path)[1] for path in paths]
     found = fs.cat(plain, on_error="return")
     contents = found if isinstance(found, dict) else {plain[0]: found}
     return [contents.get(path, FileNotFoundError(path)) for path in plain]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
+from services.batch.storage import file_system
 from services.errors import NotFound
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -54,8 +54,8 @@ class Listing:
 
 def find_input(url: str) -> Listing:
     """The listing of a folder, a glob or a single file. Raises NotFound where nothing is there."""
-    fs, path = url_to_fs(url, use_listings_cache=False)
-    path = str(path).rstrip("/")
+    fs, path = file_system(url)
+    path = path.rstrip("/")
     magic = _MAGIC.search(path)
     if magic and not fs.exists(path):
         root = path[: magic.start()].rpartition("/")[0]

@@ -11,6 +11,8 @@ from typing import IO, Any
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from services.errors import FailedPrecondition, InvalidArgument
+
 TEMPORARY = ".tmp-"
 """What the name of an unfinished file starts with; no reader of Parquet folders looks at a name with a dot in front."""
 
@@ -27,8 +29,8 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/") or "/"
-        self.fs, path = url_to_fs(url, use_listings_cache=False)
-        self.root = str(path).rstrip("/")
+        self.fs, path = file_system(url)
+        self.root = path.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
 
     def at(self, name: str) -> str:
@@ -105,14 +107,18 @@ class Storage:
             yield str(entry).rstrip("/").rpartition("/")[2]
 
 
+def file_system(url: str) -> tuple[Any, str]:
+    """The file system of a path or URL, and its own path. Raises InvalidArgument, FailedPrecondition without its package."""
+    try:
+        fs, path = url_to_fs(url, use_listings_cache=False)
+    except ValueError as error:
+        raise InvalidArgument(f"Expected a path or a URL that fsspec knows. Received: {url} ({error}).") from error
+    except ImportError as error:
+        raise FailedPrecondition(f"{url}: {error}.") from error
+    return fs, str(path)
+
+
 def open_url(url: str) -> Any:
     """A seekable binary file at a path or URL."""
-    fs, path = url_to_fs(url)
+    fs, path = file_system(url)
     return fs.open(path, "rb")
-
-
-def read_url(url: str) -> bytes:
-    """All of a small file."""
-    fs, path = url_to_fs(url)
-    content: bytes = fs.cat_file(path)
-    return content

@@ -101,7 +101,8 @@ def parquet_tables(url: str, columns: Sequence[str], start: int, stop: int, rows
     """The rows from `start` to `stop` of a file, in tables of `rows`; only the row groups that hold them are read."""
     with open_url(url) as raw:
         file = pq.ParquetFile(raw)
-        groups, position, base = [], 0, 0
+        groups: list[int] = []
+        position = base = 0
         for group in range(file.metadata.num_row_groups):
             length = file.metadata.row_group(group).num_rows
             if position < stop and position + length > start:
