@@ -53,7 +53,7 @@ class Server:
             settings.host,
             settings.grpc_port,
             options=GrpcOptions(max_message_bytes=settings.grpc_max_message_bytes),
-            observe=self.metrics.observe_request,
+            metrics=self.metrics,
         )
 
     def http_app(self, fallback: ASGIApp | None) -> Dispatcher:

@@ -101,6 +101,8 @@ class _Ticket:
             _log.error("the callback of a request failed", cause=error)
 
     def cancel(self) -> None:
+        if self._done is not None:
+            self._batcher.metrics.cancelled += 1
         self.finish(Cancelled("The caller withdrew the request before it was answered."))
 
 
@@ -160,8 +162,9 @@ class Batcher:
         self._clock = scheduling.clock
         self._inline_s = scheduling.inline_s
         self._costs = costs
-        self._metrics = metrics
+        self.metrics = metrics
         metrics.depth = lambda: self.queued_rows
+        metrics.waiting = lambda: sum(len(group.tickets) for group in self._groups.values())
         self._groups: dict[Hashable, _Group] = {}
         self._running = 0
         self._turn_due = False
@@ -185,7 +188,7 @@ class Batcher:
         if self._closed:
             raise ShuttingDown("The model is being unloaded.")
         if self.queued_rows and self.queued_rows + rows > self._options.max_queue_rows:
-            self._metrics.rejected += 1
+            self.metrics.rejected += 1
             raise QueueFull(
                 f"{self._identity.model}: expected at most {self._options.max_queue_rows} rows in the queue. "
                 f"Received: {rows} with {self.queued_rows} already waiting. Try again later.",
@@ -193,6 +196,7 @@ class Batcher:
             )
         now = self._clock()
         if deadline is not None and deadline <= now:
+            self.metrics.expired += 1
             raise DeadlineExceeded("The deadline had passed when the request arrived.")
         group = self._groups.get(key)
         if group is None:
@@ -221,12 +225,13 @@ class Batcher:
     def close(self, reason: CornetError) -> None:
         """Refuse new requests and complete the queued ones with `reason`. Runs in progress still deliver theirs."""
         self._closed = True
-        self._metrics.depth = lambda: 0  # the series outlive the model; they must not keep it
+        self.metrics.depth = self.metrics.waiting = lambda: 0  # the series outlive the model; they must not keep it
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         for group in list(self._groups.values()):
             for ticket in list(group.tickets):
+                self.metrics.shut_down += 1
                 ticket.finish(reason)
 
     def _retry_after_s(self) -> float:
@@ -280,6 +285,7 @@ class Batcher:
         while tickets and room:
             ticket = tickets[0]
             if ticket.deadline is not None and ticket.deadline <= now:
+                self.metrics.expired += 1
                 ticket.finish(DeadlineExceeded("The deadline passed while the request waited for its batch."))
                 continue
             waiting = ticket.rows - ticket.taken
@@ -341,8 +347,9 @@ class Batcher:
 
     def _deliver(self, batch: _Batch) -> None:
         self._costs.observe(batch.elements, batch.seconds)
-        metrics = self._metrics
+        metrics = self.metrics
         metrics.rows.observe(batch.rows)
+        metrics.padded_rows.observe(batch.padded_rows)
         metrics.compute_seconds.observe(batch.seconds)
         for piece, result in zip(batch.pieces, batch.results, strict=True):
             ticket: _Ticket = piece.owner

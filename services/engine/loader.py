@@ -42,26 +42,37 @@ def load(config: ModelConfig, version: int, path: Path, options: LoadOptions) ->
     if manifest is not None and options.verify_hashes:
         _verify_hashes(path, manifest)
     batching = config.batching.resolve(None if manifest is None else manifest.batching)
-    backend, signatures, costs = _prepare(path, manifest, batching, options.backend)
+    backend, signatures, costs, warm_up_s = _prepare(path, manifest, batching, options.backend)
     if _prefers_one_thread(backend, costs, options.backend):
         backend.close()
-        backend, signatures, costs = _prepare(path, manifest, batching, replace(options.backend, intra_op_threads=1))
+        one_thread = replace(options.backend, intra_op_threads=1)
+        backend, signatures, costs, warm_up_s = _prepare(path, manifest, batching, one_thread)
     return Servable(
-        config.name, version, path, backend, signatures=signatures, manifest=manifest, batching=batching, costs=costs
+        config.name,
+        version,
+        path,
+        backend,
+        signatures=signatures,
+        manifest=manifest,
+        batching=batching,
+        costs=costs,
+        warm_up_s=warm_up_s,
     )
 
 
 def _prepare(
     path: Path, manifest: Manifest | None, batching: BatchingOptions, options: BackendOptions
-) -> tuple[Backend, Mapping[str, Signature], dict[str, CostTable]]:
+) -> tuple[Backend, Mapping[str, Signature], dict[str, CostTable], float]:
+    """The open backend, its signatures, what batches cost, and the seconds it took to find that out."""
     backend = open_backend(path, options)
     try:
         signatures = backend.signatures if manifest is None else _agreed(manifest, backend)
+        began = perf_counter()
         costs = {key: warm_up(backend, key, signature, batching) for key, signature in signatures.items()}
     except BaseException:
         backend.close()
         raise
-    return backend, signatures, costs
+    return backend, signatures, costs, perf_counter() - began
 
 
 def _prefers_one_thread(backend: Backend, costs: Mapping[str, CostTable], options: BackendOptions) -> bool:

@@ -296,8 +296,9 @@ class Manager:
             entry.latest = entry.available[max(entry.available)]
             self._move(entry, version, VersionState.AVAILABLE)
             seconds = self._clock() - began
-            self._metrics.track_load(name, number, seconds, servable.providers[0])
-            _log.info("version available", model=name, version=number, load_s=seconds, provider=servable.providers[0])
+            provider, warm_up_s = servable.providers[0], servable.warm_up_s
+            self._metrics.track_load(name, number, seconds, provider, warm_up_seconds=warm_up_s)
+            _log.info("version available", model=name, version=number, load_s=seconds, provider=provider)
         self._step(entry)
 
     def _fail(self, entry: _Model, version: _Version, error: Exception) -> None:

@@ -8,9 +8,6 @@ from enum import Enum
 
 from services import errors
 from services.errors import CornetError, Internal, ModelNotReady, PayloadTooLarge, QueueFull
-from services.telemetry.log import get_logger
-
-_log = get_logger(__name__)
 
 
 class Dialect(Enum):
@@ -41,12 +38,16 @@ _HTTP: dict[int, int] = {
 }
 
 
-def to_cornet(error: Exception, protocol: str, method: str) -> CornetError:
-    """The error itself, or for one that nobody foresaw an Internal without its text, which is for the log alone."""
+def to_cornet(error: Exception) -> CornetError:
+    """The error itself, or for one that nobody foresaw an Internal without its text, which is for the log alone.
+
+    It is then the cause of what is returned: `services.telemetry.exchange` logs it with the request's id.
+    """
     if isinstance(error, CornetError):
         return error
-    _log.error("request failed", cause=error, protocol=protocol, method=method)
-    return Internal("The server failed unexpectedly; its log has the cause.")
+    internal = Internal("The server failed unexpectedly; its log has the cause.")
+    internal.__cause__ = error
+    return internal
 
 
 def grpc_code(error: CornetError, dialect: Dialect) -> int:

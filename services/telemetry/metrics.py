@@ -1,232 +1,149 @@
-"""Prometheus metrics of one process.
+"""What one process counts.
 
     metrics = Metrics()
-    metrics.observe_request("tfs-grpc", "Predict", "regressor", 3, 0, 0.0021)
+    exchange = Exchange(metrics, "tfs-grpc", "Predict", metadata)       # a front end, per request: see there
+    series = metrics.batch("regressor", 3, "serving_default")           # a batcher, once
     body, content_type = metrics.render()
 
-The values behind the request and batch series are plain Python numbers, turned into prometheus_client's families when
-somebody scrapes: an observation then costs a dictionary lookup and a bisection, where the library's own children take a
-lock per value. Every call comes from the event loop's thread.
+The values are plain numbers in `tables`, turned into an exposition when somebody scrapes: an observation then costs a
+dictionary lookup and a list's append, where prometheus_client's own children take a lock per value. Every call comes from
+the event loop's thread.
 
 Labels are bounded: a model name that no client invented (`track_version` has seen it), else `unknown`; the protocol and
 method names are the front ends' own constants.
+
+Processes that share a port can be merged at scrape: keys of the tables are label values, and their values add up
+(histograms of one kind have the same bounds), but for what describes a version (state, load, provider), which is the same
+in all of them, and the process's own metrics, which stay apart under a label. `families` and `compatibility` write any
+tables, those of one process or merged ones.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version as distribution_version
-from time import time
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-CODE_NAMES = (
-    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
-    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
-    *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
-)
-"""Names of the canonical codes, by their number."""
+from services.telemetry import families, tfs_page, triton_page
+from services.telemetry.exchange import Exchange
+from services.telemetry.gpu import Gpus
+from services.telemetry.histogram import Phases
+from services.telemetry.tables import BatchKey, BatchMetrics, Load, RequestKey, Tables, VersionKey, request_series
 
-_SECONDS = (
-    *(
-        1e-5,
-        2.5e-5,
-        5e-5,
-        1e-4,
-        2.5e-4,
-        5e-4,
-        1e-3,
-        2.5e-3,
-        5e-3,
-        0.01,
-        0.025,
-        0.05,
-        0.1,
-        0.25,
-        0.5,
-        1.0,
-        2.5,
-        5.0,
-        10.0,
-    ),
-)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+__all__ = ["BatchMetrics", "Listener", "Metrics"]
 
 _UNKNOWN = "unknown"
-_MODEL_LABELS = ("model", "version")
-_BATCH_LABELS = ("model", "version", "signature")
-_REQUEST_LABELS = ("protocol", "method", "model", "version", "code")
 
-
-class Histogram:
-    """Counts of observations at most as large as each bound, and their sum."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    @property
-    def count(self) -> int:
-        return sum(self.counts)
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as the exposition format wants them."""
-        reached, rows = 0, []
-        for bound, count in zip((*map(str, map(float, self.bounds)), "+Inf"), self.counts, strict=True):
-            reached += count
-            rows.append((bound, float(reached)))
-        return rows
-
-
-class BatchMetrics:
-    """The bound series of one (model, version, signature): nothing is looked up per batch."""
-
-    __slots__ = ("compute_seconds", "depth", "queue_seconds", "rejected", "rows")
-
-    def __init__(self) -> None:
-        self.queue_seconds = Histogram(_SECONDS)
-        self.compute_seconds = Histogram(_SECONDS)
-        self.rows = Histogram(_ROWS)
-        self.rejected = 0
-        self.depth: Callable[[], int] = lambda: 0
+Listener: TypeAlias = Callable[[Exchange], None]
+"""Told of every request as it ends, on the loop's thread, before the answer is sent. It neither blocks nor raises."""
 
 
 class Metrics:
-    """All series of one process, in a registry of their own. `registry` may be given to add series beside them."""
+    """All series of one process, in a registry of their own. `registry` may be given to add series beside them.
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    `gpus` False never asks for GPUs. `listeners` hear of every request that ends: the request log, the tracer.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None, *, gpus: bool = True) -> None:
         self.registry = registry or CollectorRegistry()
-        self._requests: dict[tuple[str, str, str, int | None, int], Histogram] = {}
-        self._batches: dict[tuple[str, str, str], BatchMetrics] = {}
-        self._states: dict[tuple[str, str], str] = {}
-        self._load_seconds: dict[tuple[str, str], float] = {}
-        self._load_failures: dict[str, int] = {}
-        self._providers: dict[tuple[str, str], str] = {}
+        self.tables = Tables()
+        self.traffic = self.tables.traffic
+        self.listeners: list[Listener] = []
+        self._series: dict[tuple[str, str, str, int | None, int], Phases] = {}
         self._models: set[str] = set()
-        self._started = time()
+        self._gpus = Gpus.find() if gpus else Gpus()
         self.registry.register(_Families(self.families))
         for standard in (ProcessCollector, PlatformCollector, GCCollector):
             standard(registry=self.registry)
 
-    def observe_request(
-        self, protocol: str, method: str, model: str, version: int | None, code: int, seconds: float
-    ) -> None:
-        """Count one answered request. `version` is the one that answered, None where none did; `code` a canonical code."""
-        histogram = self._requests.get((protocol, method, model, version, code))
-        if histogram is None:
-            if model not in self._models:
-                model = _UNKNOWN if model else ""
-                version = None
-            elif version is not None and (model, str(version)) not in self._states:
-                version = None
-            histogram = self._requests.setdefault((protocol, method, model, version, code), Histogram(_SECONDS))
-        histogram.observe(seconds)
+    def record(self, exchange: Exchange) -> None:
+        """Count a request that ended; `Exchange.finish` calls it."""
+        key = (exchange.protocol, exchange.operation, exchange.model, exchange.version, exchange.code)
+        series = self._series.get(key)
+        if series is None:
+            series = self._admit(*key)
+        response = exchange.response
+        started, ended = exchange.started_at, exchange.ended_at
+        if response is None:
+            series.seconds.observe(ended - started)
+        else:
+            series.observe(
+                exchange.decoded_at - started,
+                response.queue_us * 1e-6,
+                response.compute_us * 1e-6,
+                ended - exchange.inferred_at,
+                ended - started,
+            )
+        traffic = exchange.traffic
+        traffic.ended += 1
+        traffic.received_bytes += exchange.received_bytes
+        traffic.sent_bytes += exchange.sent_bytes
+        for listener in self.listeners:
+            listener(exchange)
 
     def batch(self, model: str, version: int, signature: str) -> BatchMetrics:
         """The series a batcher records to."""
-        return self._batches.setdefault((model, str(version), signature), BatchMetrics())
+        return self.tables.batches.setdefault(BatchKey(model, str(version), signature), BatchMetrics())
 
     def track_version(self, model: str, version: int, state: str) -> None:
         """Record the state a version entered, and let requests be counted under its name."""
         self._models.add(model)
-        self._states[model, str(version)] = state
+        self.tables.states[VersionKey(model, str(version))] = state
 
-    def track_load(self, model: str, version: int, seconds: float, provider: str) -> None:
-        """Record how long a version took to become available, and what runs it."""
-        self._load_seconds[model, str(version)] = seconds
-        self._providers[model, str(version)] = provider
+    def track_load(
+        self, model: str, version: int, seconds: float, provider: str, *, warm_up_seconds: float = 0.0
+    ) -> None:
+        """Record how long a version took to become available, its warm-up included, and what runs it."""
+        self.tables.loads[VersionKey(model, str(version))] = Load(seconds, warm_up_seconds, provider)
 
     def track_load_failure(self, model: str) -> None:
-        self._load_failures[model] = self._load_failures.get(model, 0) + 1
+        failures = self.tables.load_failures
+        failures[model] = failures.get(model, 0) + 1
 
     def forget_version(self, model: str, version: int) -> None:
         """Drop what is said about a version that no longer exists; what it has counted goes with it."""
-        key = (model, str(version))
-        for table in (self._states, self._load_seconds, self._providers):
-            table.pop(key, None)
-        for batch in [batch for batch in self._batches if batch[:2] == key]:
-            del self._batches[batch]
+        key = VersionKey(model, str(version))
+        tables = self.tables
+        tables.states.pop(key, None)
+        tables.loads.pop(key, None)
+        for batch in [batch for batch in tables.batches if batch[:2] == key]:
+            del tables.batches[batch]
 
     def render(self) -> tuple[bytes, str]:
-        """The text exposition and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        """The text exposition, Triton's names included, and its content type."""
+        own = generate_latest(self.registry)
+        return own + triton_page.exposition(self.tables, self._gpus.read()), CONTENT_TYPE_LATEST
+
+    def render_tensorflow_serving(self) -> tuple[bytes, str]:
+        """The names of TensorFlow Serving's Prometheus page, and its content type."""
+        return tfs_page.exposition(self.tables), tfs_page.CONTENT_TYPE
 
     def families(self) -> Iterator[Metric]:
         """Every series of ours as prometheus_client's families."""
-        build = InfoMetricFamily("cornet_build", "The cornet that runs.")
-        build.add_metric([], {"version": distribution_version("cornet")})
-        yield build
-        yield GaugeMetricFamily(
-            "cornet_start_time_seconds", "When the process started, Unix time.", value=self._started
-        )
-        yield self._request_family()
-        yield from self._batch_families()
-        yield from self._version_families()
+        return families.families(self.tables, self._gpus.read())
 
-    def _request_family(self) -> Metric:
-        family = HistogramMetricFamily(
-            "cornet_request_seconds",
-            "Requests by their answer, and the seconds from their arrival to it. _count is the number of requests.",
-            labels=_REQUEST_LABELS,
-        )
-        for (protocol, method, model, version, code), histogram in self._requests.items():
-            labels = [protocol, method, model, "" if version is None else str(version), CODE_NAMES[code]]
-            family.add_metric(labels, histogram.buckets(), histogram.total)
-        return family
-
-    def _batch_families(self) -> Iterator[Metric]:
-        queue = HistogramMetricFamily(
-            "cornet_queue_seconds", "Seconds a request waited for its batch.", labels=_BATCH_LABELS
-        )
-        compute = HistogramMetricFamily("cornet_compute_seconds", "Seconds of one batch's run.", labels=_BATCH_LABELS)
-        rows = HistogramMetricFamily("cornet_batch_rows", "Rows per batch that ran.", labels=_BATCH_LABELS)
-        depth = GaugeMetricFamily("cornet_queue_rows", "Rows that wait for a batch.", labels=_BATCH_LABELS)
-        rejected = CounterMetricFamily("cornet_rejected", "Requests refused by a full queue.", labels=_BATCH_LABELS)
-        for labels, batch in self._batches.items():
-            queue.add_metric(labels, batch.queue_seconds.buckets(), batch.queue_seconds.total)
-            compute.add_metric(labels, batch.compute_seconds.buckets(), batch.compute_seconds.total)
-            rows.add_metric(labels, batch.rows.buckets(), batch.rows.total)
-            depth.add_metric(labels, batch.depth())
-            rejected.add_metric(labels, batch.rejected)
-        yield from (queue, compute, rows, depth, rejected)
-
-    def _version_families(self) -> Iterator[Metric]:
-        state = GaugeMetricFamily(
-            "cornet_model_state", "1 for the state a version is in.", labels=(*_MODEL_LABELS, "state")
-        )
-        for key, name in self._states.items():
-            state.add_metric((*key, name), 1)
-        loads = GaugeMetricFamily(
-            "cornet_model_load_seconds", "Seconds a version took to load and warm up.", labels=_MODEL_LABELS
-        )
-        for key, seconds in self._load_seconds.items():
-            loads.add_metric(key, seconds)
-        failures = CounterMetricFamily("cornet_model_load_failures", "Loads that failed.", labels=("model",))
-        for model, count in self._load_failures.items():
-            failures.add_metric((model,), count)
-        providers = GaugeMetricFamily(
-            "cornet_model_provider", "1 for what really runs a version.", labels=(*_MODEL_LABELS, "provider")
-        )
-        for key, name in self._providers.items():
-            providers.add_metric((*key, name), 1)
-        yield from (state, loads, failures, providers)
+    def _admit(self, protocol: str, method: str, model: str, version: int | None, code: int) -> Phases:
+        """The series of a kind of request seen for the first time; names that clients invent share one."""
+        if model not in self._models:
+            shown = _UNKNOWN if model else ""
+            label = ""
+        else:
+            shown = model
+            label = str(version) if (model, str(version)) in self.tables.states else ""
+        key = RequestKey(protocol, method, shown, label, code)
+        series = self.tables.requests.setdefault(key, request_series())
+        if shown == model and label == ("" if version is None else str(version)):
+            self._series[protocol, method, model, version, code] = series
+        return series
 
 
 class _Families(Collector):
     """What prometheus_client's registry asks at each scrape."""
 
-    def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
-        self._families = families
+    def __init__(self, collected: Callable[[], Iterator[Metric]]) -> None:
+        self._families = collected
 
     def collect(self) -> Iterator[Metric]:
         return self._families()

@@ -18,6 +18,7 @@ from services.frontends.bento.endpoints import BY_TASK, Endpoint
 from services.manifest import Manifest
 from services.processing import Processor, load_processor
 from services.processing.answers import decode
+from services.telemetry.exchange import CURRENT
 
 T = TypeVar("T")
 
@@ -68,7 +69,12 @@ class TypedCalls:
             manifest = _fitting(servable, endpoint)
             processor = await self.processor(servable)
             inputs = await self._encode(endpoint, processor, call.records)
+            exchange = CURRENT.get()
+            if exchange is not None:
+                exchange.decoded(name)
             response = await self.engine.infer(InferenceRequest(name, inputs, version=servable.version))
+            if exchange is not None:
+                exchange.inferred(response, response.version)
         answers = decode(endpoint.task, response.outputs, manifest.labels, columns=processor.names, top=call.top_k)
         return {"model": response.model, "version": response.version, "predictions": answers}
 

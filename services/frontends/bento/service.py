@@ -34,10 +34,11 @@ from services.frontends.bento.calls import Call, TypedCalls
 from services.frontends.bento.endpoints import ENDPOINTS, Endpoint
 from services.frontends.bento.openapi import openapi
 from services.frontends.bento.payload import parse_call
-from services.frontends.rest.dispatcher import Watch, error_response
+from services.frontends.rest.dispatcher import Watch, error_response, send_answer
 from services.frontends.rest.http import ClientGone, Receive, Response, Scope, Send, compressed, read_body
 from services.frontends.status import Dialect, to_cornet
 from services.server_info import ServerInfo
+from services.telemetry.exchange import CURRENT, Exchange
 
 _STATIC = Path(__file__).parent / "static"
 _PAGE_HEADERS = {
@@ -196,22 +197,27 @@ class _Post:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint, engine = self._endpoint, self._app.bound().calls.engine
-        started, model, version, code = engine.clock(), "", None, errors.OK
+        exchange = Exchange(engine.metrics, "typed", endpoint.name, dict(scope["headers"]))
+        CURRENT.set(exchange)
+        code = errors.OK
         try:
             call = await self._read(scope, receive)
-            model = call.model if isinstance(call.model, str) else ""
+            exchange.model = call.model if isinstance(call.model, str) else ""
             answer = await self._answer(call, receive)
-            model, version = answer["model"], answer["version"]
+            exchange.model, exchange.version = answer["model"], answer["version"]
             response = Response(orjson.dumps(answer), compressible=True)
             response = await compressed(response, _header(scope, b"accept-encoding"))
         except ClientGone:
-            engine.metrics.observe_request("typed", endpoint.name, "", None, errors.CANCELLED, engine.clock() - started)
+            exchange.finish(errors.CANCELLED)
             return
+        except asyncio.CancelledError:
+            exchange.finish(errors.CANCELLED)
+            raise
         except Exception as error:  # noqa: BLE001  # the edge: the client gets an answer, the log the cause
-            refusal = to_cornet(error, "typed", endpoint.name)
+            refusal = to_cornet(error)
+            exchange.report(refusal)
             code, response = refusal.code, error_response(refusal, Dialect.TYPED)
-        engine.metrics.observe_request("typed", endpoint.name, model, version, code, engine.clock() - started)
-        await response.send(send)
+        await send_answer(exchange, code, response, send)
 
     async def _answer(self, call: Call, receive: Receive) -> Answer:
         """BentoML's method of the endpoint. Raises ClientGone, its rows withdrawn, when the client hangs up meanwhile."""

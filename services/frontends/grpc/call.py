@@ -6,59 +6,50 @@ Handlers see bytes and a `Call`, never a transport's own types, so that every tr
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TypeAlias
 
 from services import errors
 from services.engine.request import InferenceResponse, Outcome
 from services.errors import CornetError
 from services.frontends.status import Dialect, grpc_code, to_cornet
+from services.telemetry.exchange import Exchange
+from services.telemetry.metrics import Metrics
 
 MAX_TEXT_BYTES = 1024
 """TensorFlow Serving's bound on error texts; a client may send names of any length, and they come back in a header."""
 
 MetadataPairs: TypeAlias = Sequence[tuple[str, str | bytes]]
 
-Observe: TypeAlias = Callable[[str, str, str, int | None, int, float], None]
-"""`Metrics.observe_request`: protocol, method, model, version, canonical code, seconds."""
 
-
-def ignore(*_: object) -> None:
-    """An observer for servers without metrics."""
-
-
-class Call(ABC):
+class Call(Exchange, ABC):
     """One unary call in progress: what a handler may know of it, and the one answer it owes.
 
     A handler ends in exactly one of `reply`, `fail` and `answer`, at once or later, on the loop's thread. What comes after
-    the first, or after the caller has gone, is dropped. `model` and `version` are what the handler found out for the
+    the first, or after the caller has gone, is dropped. `model`, `version` and `decoded` are the handler's word for the
     metrics. `deadline` is a point on the engine's clock (seconds), None where the caller set none.
 
     A transport subclasses it with `_send` and `_send_error`, and calls `cancel` when the caller goes away.
     """
 
     def __init__(
-        self, method: "UnaryMethod", metadata: MetadataPairs, deadline: float | None, observe: Observe = ignore
+        self, method: "UnaryMethod", metadata: MetadataPairs, deadline: float | None, metrics: Metrics
     ) -> None:
+        super().__init__(metrics, method.protocol, method.name, metadata)
         self.method = method
-        self.metadata = metadata
         self.deadline = deadline
-        self.model = ""
-        self.version: int | None = None
-        self._observe = observe
-        self._started = perf_counter()
         self._finished = False
         self._on_cancel: Callable[[], None] | None = None
 
     def reply(self, data: bytes) -> None:
         """Answer with a serialised message."""
-        if self._finish(errors.OK):
+        if self._finish(errors.OK, len(data)):
             self._send(data)
 
     def fail(self, error: CornetError) -> None:
         """Answer with an error."""
         code = grpc_code(error, self.method.dialect)
         if self._finish(code):
+            self.report(error)
             self._send_error(code, bounded(str(error)))
 
     def answer(self, outcome: Outcome, encode: Callable[[InferenceResponse], bytes]) -> None:
@@ -68,11 +59,11 @@ class Call(ABC):
         if isinstance(outcome, CornetError):
             self.fail(outcome)
             return
-        self.version = outcome.version
+        self.inferred(outcome, outcome.version)
         try:
             data = encode(outcome)
         except Exception as error:  # noqa: BLE001 - reported to the client and logged
-            self.fail(to_cornet(error, self.method.protocol, self.method.name))
+            self.fail(to_cornet(error))
         else:
             self.reply(data)
 
@@ -93,14 +84,12 @@ class Call(ABC):
     def _send_error(self, code: int, text: str) -> None:
         """Carry a canonical code and a text of bounded length; called at most once, and never after `_send`."""
 
-    def _finish(self, code: int) -> bool:
+    def _finish(self, code: int, sent_bytes: int = 0) -> bool:
         """Whether this is the first end of the call; counts it."""
         if self._finished:
             return False
         self._finished = True
-        method = self.method
-        seconds = perf_counter() - self._started
-        self._observe(method.protocol, method.name, self.model, self.version, code, seconds)
+        self.finish(code, sent_bytes)
         return True
 
 
@@ -141,10 +130,11 @@ MethodTable: TypeAlias = dict[str, Method]
 
 def serve(method: UnaryMethod, data: bytes, call: Call) -> None:
     """Run a unary handler; whatever it raises becomes the call's answer."""
+    call.received_bytes = len(data)
     try:
         method.handler(data, call)
     except Exception as error:  # noqa: BLE001 - reported to the client and logged
-        call.fail(to_cornet(error, method.protocol, method.name))
+        call.fail(to_cornet(error))
 
 
 def bounded(text: str) -> str:

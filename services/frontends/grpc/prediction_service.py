@@ -25,8 +25,8 @@ class PredictionService:
 
     def predict(self, data: bytes, call: Call) -> None:
         request = tfs_grpc.decode_predict(data)
+        call.decoded(request.model)
         request.deadline = call.deadline
-        call.model = request.model
         pending = self._engine.submit(request, lambda outcome: call.answer(outcome, tfs_grpc.encode_predict))
         call.on_cancel(pending.cancel)
 

@@ -14,15 +14,15 @@ from services.frontends.grpc.call import (
     Call,
     Method,
     MethodTable,
-    Observe,
     StreamContext,
     StreamMethod,
     UnaryMethod,
     bounded,
-    ignore,
     serve,
 )
 from services.frontends.status import to_cornet
+from services.telemetry.exchange import report
+from services.telemetry.metrics import Metrics
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 """What TensorFlow Serving and Triton allow, in both directions."""
@@ -60,14 +60,14 @@ class GrpcServer:
         port: int,
         *,
         options: GrpcOptions | None = None,
-        observe: Observe = ignore,
+        metrics: Metrics | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._methods = methods
         self._host = f"[{host}]" if ":" in host and not host.startswith("[") else host
         self._port = port
         self._options = options or GrpcOptions()
-        self._observe = observe
+        self._metrics = metrics or Metrics()
         self._clock = clock
         self._server: Any = None
         self._streams: set[Any] = set()
@@ -120,7 +120,7 @@ class GrpcServer:
         async def handle(data: bytes, context: Any) -> bytes:
             remaining_s = context.time_remaining()
             deadline = None if remaining_s is None else self._clock() + remaining_s
-            call = _AioCall(method, context.invocation_metadata() or (), deadline, self._observe)
+            call = _AioCall(method, context.invocation_metadata() or (), deadline, self._metrics)
             serve(method, data, call)
             try:
                 answer = await call.answered
@@ -145,7 +145,9 @@ class GrpcServer:
                     raise
                 await _abort_with(context, ShuttingDown("The server is shutting down."))
             except Exception as error:  # noqa: BLE001 - reported to the client and logged
-                await _abort_with(context, to_cornet(error, method.protocol, method.name))
+                refusal = to_cornet(error)
+                report(refusal, protocol=method.protocol, method=method.name)
+                await _abort_with(context, refusal)
             finally:
                 self._streams.discard(task)
 

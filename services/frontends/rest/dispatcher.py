@@ -1,7 +1,6 @@
 """The ASGI app in front of HTTP: finds the route, reads the body, asks the engine, answers."""
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from math import ceil
 from urllib.parse import quote
@@ -29,6 +28,7 @@ from services.frontends.rest.offload import offload
 from services.frontends.rest.routes import MethodNotAllowed, Route, RouteTable
 from services.frontends.status import Dialect, http_status, to_cornet
 from services.server_info import ServerInfo
+from services.telemetry.exchange import Exchange
 from services.telemetry.metrics import Metrics
 
 __all__ = ["ASGIApp", "Dispatcher"]
@@ -89,10 +89,11 @@ class Dispatcher:
         self, route: Route, parts: Mapping[str, str], path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Answer one request of a route, and count it."""
-        started = time.perf_counter()
         method: str = scope["method"]
         headers = dict(scope["headers"])
-        code, version = errors.OK, None
+        exchange = Exchange(self._metrics, route.protocol, route.name, headers)
+        exchange.model = parts.get("model", "")
+        code = errors.OK
         try:
             if method not in route.methods:
                 response = _other_method(route, method, path, headers)
@@ -100,24 +101,29 @@ class Dispatcher:
                 request = Request(method, path, parts, headers)
                 if method == "POST":
                     request.body = await read_body(receive, headers, self._max_body_bytes)
+                    exchange.received_bytes = len(request.body)
                 answer = route.handler(request)
                 if isinstance(answer, Response):
                     response = answer
                 else:
                     inference = await answer
+                    exchange.decoded(exchange.model)
                     outcome = await self._infer(inference.request, receive)
-                    version = outcome.version
+                    exchange.inferred(outcome, outcome.version)
                     response = await offload(_size(outcome), inference.encode, outcome)
                 if response.compressible and b"accept-encoding" in headers:
                     response = await compressed(response, headers[b"accept-encoding"])
         except ClientGone:
-            self._count(route, parts, None, errors.CANCELLED, started)
+            exchange.finish(errors.CANCELLED)
             return
+        except asyncio.CancelledError:
+            exchange.finish(errors.CANCELLED)
+            raise
         except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer and the log the cause
-            refusal = to_cornet(error, route.protocol, route.name)
+            refusal = to_cornet(error)
+            exchange.report(refusal)
             code, response = refusal.code, error_response(refusal, route.dialect)
-        self._count(route, parts, version, code, started)
-        await response.send(send, head=method == "HEAD")
+        await send_answer(exchange, code, response, send, head=method == "HEAD")
 
     async def _infer(self, request: InferenceRequest, receive: Receive) -> InferenceResponse:
         """The engine's response. Withdraws the request when the client hangs up or this task is cancelled."""
@@ -143,7 +149,6 @@ class Dispatcher:
 
     async def _serve_no_route(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Paths below a dialect's prefix get that dialect's refusal, others the fallback."""
-        started = time.perf_counter()
         method: str = scope["method"]
         code = errors.NOT_FOUND
         if tfs.PREFIX.fullmatch(path):
@@ -156,12 +161,8 @@ class Dispatcher:
         else:
             document = {"error": f"Not Found: {path:.512}", "served": _SERVED}
             protocol, response = health.PROTOCOL, Response(orjson.dumps(document), status=404)
-        self._metrics.observe_request(protocol, "unknown", "", None, code, time.perf_counter() - started)
-        await response.send(send, head=method == "HEAD")
-
-    def _count(self, route: Route, parts: Mapping[str, str], version: int | None, code: int, started: float) -> None:
-        seconds = time.perf_counter() - started
-        self._metrics.observe_request(route.protocol, route.name, parts.get("model", ""), version, code, seconds)
+        exchange = Exchange(self._metrics, protocol, "unknown", dict(scope["headers"]))
+        await send_answer(exchange, code, response, send, head=method == "HEAD")
 
 
 class Watch:
@@ -184,6 +185,13 @@ class Watch:
     async def _run(self) -> None:
         if (await self._receive())["type"] == "http.disconnect":  # after a whole body, nothing else may come
             self._gone()
+
+
+async def send_answer(exchange: Exchange, code: int, response: Response, send: Send, *, head: bool = False) -> None:
+    """Count the request, and send its answer with the id that the log knows it by."""
+    exchange.finish(code, len(response.body))
+    response.headers = (*response.headers, (b"x-request-id", exchange.request_id.encode()))
+    await response.send(send, head=head)
 
 
 def _size(outcome: InferenceResponse) -> int:

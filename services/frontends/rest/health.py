@@ -1,7 +1,7 @@
 """Routes for those who run the server: liveness, readiness, metrics."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import orjson
@@ -22,7 +22,8 @@ def routes(engine: Engine, metrics: Metrics) -> Iterable[Route]:
 
     yield route("livez", _livez)
     yield route("readyz", partial(_readyz, engine))
-    yield route("metrics", partial(_metrics, metrics))
+    yield route("metrics", partial(_page, metrics.render))
+    yield route("monitoring/prometheus/metrics", partial(_page, metrics.render_tensorflow_serving))
 
 
 def _livez(_: Request) -> Response:
@@ -40,6 +41,6 @@ def _readyz(engine: Engine, _: Request) -> Response:
     return Response(orjson.dumps(document), status=200 if ready else _UNAVAILABLE)
 
 
-def _metrics(metrics: Metrics, _: Request) -> Response:
-    body, content_type = metrics.render()
+def _page(render: Callable[[], tuple[bytes, str]], _: Request) -> Response:
+    body, content_type = render()
     return Response(body, content_type=content_type.encode())

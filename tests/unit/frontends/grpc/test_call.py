@@ -8,6 +8,7 @@ from services.engine.request import InferenceResponse
 from services.errors import InvalidArgument, NotFound, QueueFull
 from services.frontends.grpc.call import Call, UnaryMethod, bounded, serve
 from services.frontends.status import Dialect
+from services.telemetry.metrics import Metrics
 
 RESPONSE = InferenceResponse("m", 3, "serving_default", {"y": np.zeros(1)})
 
@@ -16,10 +17,12 @@ class Recorder(Call):
     """A call of a transport that keeps what it was told to send."""
 
     def __init__(self, handler=lambda data, call: None, dialect: Dialect = Dialect.OIP) -> None:
-        self.observed: list[tuple[object, ...]] = []
         self.sent: list[object] = []
         method = UnaryMethod("oip-grpc", "ModelInfer", handler, dialect)
-        super().__init__(method, (), None, lambda *labels: self.observed.append(labels[:-1]))
+        self.observed: list[tuple[object, ...]] = []
+        metrics = Metrics(gpus=False)
+        metrics.listeners.append(lambda it: self.observed.append((it.protocol, it.operation, it.version, it.code)))
+        super().__init__(method, (), None, metrics)
 
     def _send(self, data: bytes) -> None:
         self.sent.append(data)
@@ -87,7 +90,7 @@ def test_a_caller_that_went_away_withdraws_the_work_and_gets_nothing() -> None:
     call.answer(RESPONSE, lambda response: b"late")
     assert withdrawn == [True]
     assert call.sent == []
-    assert call.observed == [("oip-grpc", "ModelInfer", "", None, errors.CANCELLED)]
+    assert call.observed == [("oip-grpc", "ModelInfer", None, errors.CANCELLED)]
 
 
 def test_an_answered_call_is_not_withdrawn() -> None:
@@ -102,7 +105,7 @@ def test_calls_are_counted_under_the_version_that_answered() -> None:
         call.model = "m"
         call.answer(RESPONSE, lambda response: b"")
 
-    assert served(answer).observed == [("oip-grpc", "ModelInfer", "m", 3, errors.OK)]
+    assert served(answer).observed == [("oip-grpc", "ModelInfer", 3, errors.OK)]
 
 
 def test_error_texts_are_bounded() -> None:

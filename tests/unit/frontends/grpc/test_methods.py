@@ -18,6 +18,7 @@ from services.frontends.grpc.methods import build_methods
 from services.protocols import messages, tensor_proto
 from services.protocols.oip_raw import encode_raw
 from services.server_info import ServerInfo
+from services.telemetry.metrics import Metrics
 from services.testing import write_half_plus_two, write_offset
 
 PREDICTION = "/tensorflow.serving.PredictionService"
@@ -32,7 +33,7 @@ class Awaited(Call):
     """A call whose answer, bytes or (code, text), is a future."""
 
     def __init__(self, method: UnaryMethod, deadline: float | None) -> None:
-        super().__init__(method, (), deadline)
+        super().__init__(method, (), deadline, Metrics(gpus=False))
         self.answered: asyncio.Future[bytes | tuple[int, str]] = asyncio.get_running_loop().create_future()
 
     def _send(self, data: bytes) -> None:

@@ -1,0 +1,135 @@
+"""One request from its arrival to its answer, as telemetry sees it, whatever the protocol."""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from itertools import count
+from secrets import token_hex
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from services.errors import DATA_LOSS, INTERNAL, UNKNOWN, CornetError
+from services.telemetry.log import get_logger
+
+if TYPE_CHECKING:
+    from services.telemetry.metrics import Metrics
+
+Headers: TypeAlias = Mapping[bytes, bytes] | Sequence[tuple[str, str | bytes]]
+"""HTTP headers or gRPC metadata; names are in lower case."""
+
+REQUEST_ID = "x-request-id"
+
+CURRENT: ContextVar["Exchange | None"] = ContextVar("exchange", default=None)
+"""The request a task works for, where its front end has somebody else's code between itself and the engine."""
+
+_FAULTS = frozenset((UNKNOWN, INTERNAL, DATA_LOSS))
+"""Codes that say that the server is at fault: those are logged."""
+
+_SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
+_PROCESS = token_hex(6)
+_NUMBERS = count(1)
+
+_log = get_logger("cornet.request")
+
+
+class Answer(Protocol):
+    """What an inference's response says of its way through the engine."""
+
+    @property
+    def queue_us(self) -> float: ...
+    @property
+    def compute_us(self) -> float: ...
+    @property
+    def batch_rows(self) -> int: ...
+
+
+class Exchange:
+    """Made when a request arrives; `finish` ends it, once, and counts it.
+
+        exchange = Exchange(metrics, "tfs-grpc", "Predict", metadata, len(data))
+        exchange.decoded("regressor")           # the request is read; the engine's turn
+        exchange.inferred(response, 3)          # the engine's answer is there; it is encoded next
+        exchange.finish(errors.OK, len(answer))
+
+    `model` and `version` are what the front end found out; where it never calls `decoded` and `answered`, the request has
+    no phases. Times are `perf_counter` seconds.
+    """
+
+    def __init__(
+        self, metrics: "Metrics", protocol: str, operation: str, headers: Headers, received_bytes: int = 0
+    ) -> None:
+        self.metrics = metrics
+        self.protocol = protocol
+        self.operation = operation
+        self.headers = headers
+        self.received_bytes = received_bytes
+        self.sent_bytes = 0
+        self.model = ""
+        self.version: int | None = None
+        self.code = -1
+        self.response: Answer | None = None
+        self.traffic = metrics.traffic[protocol]
+        self.traffic.started += 1
+        self.decoded_at = self.inferred_at = self.ended_at = 0.0
+        self._request_id = ""
+        self.started_at = perf_counter()
+
+    def decoded(self, model: str) -> None:
+        """The request is read, and asks for `model`."""
+        self.model = model
+        self.decoded_at = perf_counter()
+
+    def inferred(self, response: Answer, version: int) -> None:
+        """The engine has answered with `version`."""
+        self.response = response
+        self.version = version
+        self.inferred_at = perf_counter()
+
+    def finish(self, code: int, sent_bytes: int = 0) -> None:
+        """The answer, of canonical `code`, is ready to be sent."""
+        self.ended_at = perf_counter()
+        self.code = code
+        self.sent_bytes = sent_bytes
+        self.metrics.record(self)
+
+    @property
+    def phases(self) -> tuple[float, float, float, float] | None:
+        """Seconds of decode, queue, compute and encode; None for what was no inference, or got no answer of the engine."""
+        response = self.response
+        if response is None or not self.decoded_at:
+            return None
+        return (
+            self.decoded_at - self.started_at,
+            response.queue_us * 1e-6,
+            response.compute_us * 1e-6,
+            self.ended_at - self.inferred_at,
+        )
+
+    @property
+    def request_id(self) -> str:
+        """The client's `x-request-id` where it is short and plain, else one of ours."""
+        if not self._request_id:
+            asked = self.header(REQUEST_ID)
+            sane = asked is not None and _SANE_ID.fullmatch(asked)
+            self._request_id = asked if sane and asked else f"{_PROCESS}-{next(_NUMBERS):x}"
+        return self._request_id
+
+    def header(self, name: str) -> str | None:
+        """A header or metadata entry by its lower-case name; None where there is none, or one that is not text."""
+        headers = self.headers
+        if isinstance(headers, Mapping):
+            raw = headers.get(name.encode())
+            return None if raw is None else raw.decode("latin-1")
+        return next((value for key, value in headers if key == name and isinstance(value, str)), None)
+
+    def report(self, error: CornetError) -> None:
+        """`report` with what is known of this request."""
+        if error.code in _FAULTS:
+            where = {"protocol": self.protocol, "method": self.operation, "model": self.model}
+            report(error, request_id=self.request_id, **where)
+
+
+def report(error: CornetError, **fields: str) -> None:
+    """Log the error that ends a request, and its cause, where the fault is the server's; others are the client's to see."""
+    if error.code in _FAULTS:
+        _log.error("request failed", cause=error.__cause__, **fields, reason=str(error))
