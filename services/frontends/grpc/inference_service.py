@@ -61,7 +61,7 @@ class InferenceService:
     def model_infer(self, data: bytes, call: Call) -> None:
         infer = oip_grpc.decode_infer(data)
         request = infer.request
-        call.model = request.model
+        call.decoded(request.model)
         request.deadline = call.deadline
         if infer.timeout_us:
             asked = self._engine.clock() + infer.timeout_us / 1e6
