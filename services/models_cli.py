@@ -21,7 +21,8 @@ models_app = typer.Typer(
 )
 
 _Repository = Annotated[
-    Path | None, typer.Option(help="Folder of <name>/<version>/ directories. Default: exported_models.")
+    Path | None,
+    typer.Option(envvar="CORNET_REPOSITORY", help="Folder of <name>/<version>/ directories. Default: exported_models."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 _DEFAULT_REPOSITORY = Path("exported_models")

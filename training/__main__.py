@@ -45,7 +45,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Most epochs to train; short for --set epochs=N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run; short for --set seed=N.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; without it, the family's.")] = None,
-    repository: Annotated[Path, typer.Option(help="Model repository to export to.")] = Path("exported_models"),
+    repository: Annotated[Path, typer.Option(envvar="CORNET_REPOSITORY", help="Model repository to export to.")] = Path(
+        "exported_models"
+    ),
     runs: Annotated[Path, typer.Option(help="Folder of checkpoints, TensorBoard logs and reports.")] = Path("runs"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the newest interrupted run of the same name.")

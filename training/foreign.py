@@ -43,7 +43,9 @@ def register(app: typer.Typer) -> None:
 def export_command(
     model: Annotated[Path, typer.Argument(help="A .keras file (or .h5) that was saved anywhere.")],
     name: Annotated[str, typer.Option(help="Name of the model in the repository.")],
-    repository: Annotated[Path, typer.Option(help="Model repository to export to.")] = Path("exported_models"),
+    repository: Annotated[Path, typer.Option(envvar="CORNET_REPOSITORY", help="Model repository to export to.")] = Path(
+        "exported_models"
+    ),
     input_name: Annotated[
         list[str] | None, typer.Option(metavar="OLD=NEW", help="Rename an input; repeatable.")
     ] = None,

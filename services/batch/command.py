@@ -32,9 +32,9 @@ def batch(
         typer.Option("--input", help="Folder or glob of pictures; CSV, JSONL or Parquet file or glob; path or URL."),
     ],
     output: Annotated[str, typer.Option(help="Folder or URL: rows/, errors.parquet and summary.json go there.")],
-    repository: Annotated[Path, typer.Option(help="Folder of <name>/<version>/ directories.")] = Path(
-        "exported_models"
-    ),
+    repository: Annotated[
+        Path, typer.Option(envvar="CORNET_REPOSITORY", help="Folder of <name>/<version>/ directories.")
+    ] = Path("exported_models"),
     engine: Annotated[Engine, typer.Option(help="local: this machine. ray: a Ray cluster.")] = "local",
     address: Annotated[
         str | None, typer.Option(help="The Ray cluster. Default: RAY_ADDRESS, else a local one.")
