@@ -66,13 +66,14 @@ train: $(INSTALLED) ## Train and export one family: make train FAMILY=regressor
 serve: $(INSTALLED) ## Serve everything in exported_models/ on ports 8500 (gRPC) and 8501 (HTTP)
 	$(BIN)/cornet serve $(ARGS)
 
+# Every other environment is part of the development one, so that none holds a version the tests have not seen.
 COMPILE = $(UV) pip compile --quiet --universal --upgrade --no-emit-index-url --python-version 3.11 --custom-compile-command 'make locks' pyproject.toml
 
 locks: $(INSTALLED) ## Resolve the dependencies of pyproject.toml again into deploy/locks/
 	@set -e; for accelerator in cpu gpu; do \
 	  dev="deploy/locks/dev-$$accelerator.txt"; \
-	  $(COMPILE) --extra $$accelerator --output-file deploy/locks/$$accelerator.txt; \
 	  $(COMPILE) --extra $$accelerator --extra dev --output-file $$dev; \
+	  $(COMPILE) --extra $$accelerator --constraint $$dev --output-file deploy/locks/$$accelerator.txt; \
 	  $(COMPILE) --extra $$accelerator --extra batch --constraint $$dev --output-file deploy/locks/batch-$$accelerator.txt deploy/docker/batch.in; \
 	done
 	@$(COMPILE) --extra cpu --extra train --constraint deploy/locks/dev-cpu.txt --output-file deploy/locks/train.txt
