@@ -28,7 +28,7 @@ def choose_columns(format_: Format, wanted: Wanted, columns: Callable[[], Mappin
     Raises InvalidArgument naming the columns that are missing and those that are there.
     """
     found = columns()
-    if wanted.key is not None and wanted.key not in found:
+    if wanted.key is not None and wanted.key not in found and format_ != "jsonl":
         raise _missing((wanted.key,), found)
     source = Source(format_, wanted.kind, root, (), wanted.key)
     if wanted.kind in {"tabular", "tensors"}:
@@ -39,7 +39,8 @@ def choose_columns(format_: Format, wanted: Wanted, columns: Callable[[], Mappin
             return Source(format_, wanted.kind, root, chosen, wanted.key, wanted.window)
     else:
         chosen = _single(wanted, found)
-    missing = tuple(name for name in chosen if name not in found)
+    # Each JSON line has names of its own: one without a column is a bad record, and says nothing of the others.
+    missing = tuple(name for name in chosen if name not in found and format_ != "jsonl")
     if missing or (not chosen and found):
         raise _missing(missing or wanted.names, found)
     return Source(source.format, source.kind, root, chosen, wanted.key)

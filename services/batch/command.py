@@ -84,7 +84,7 @@ def batch(
         providers=tuple(name.strip() for name in providers.split(",") if name.strip()),
     )
     console = Console(stderr=True, highlight=False)
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _progress(console) as progress:
             summary = execute(options, progress)
@@ -100,6 +100,8 @@ def batch(
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
         _fail(console, "interrupted; the same command continues where this one stopped.", _INTERRUPTED + number)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.stdout.write(f"{summary}\n")
 
 

@@ -15,12 +15,21 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from services.batch.job import Shard, Source, StageSeconds
-from services.batch.storage import file_system, open_url
-from services.batch.tables import Bad, Row, csv_rows, header_of, json_rows, parquet_rows, parquet_tables, read_span
+from services.batch.storage import file_system
+from services.batch.tables import (
+    Bad,
+    Row,
+    csv_rows,
+    header_of,
+    json_rows,
+    open_parquet,
+    parquet_rows,
+    parquet_tables,
+    read_span,
+)
 from services.errors import DataError
 
 Key = int | str
@@ -122,8 +131,8 @@ def _whole(source: Source, shard: Shard) -> Chunk:
 
 def _picture_rows(source: Source, shard: Shard, batch_rows: int) -> Iterator[Row]:
     if source.format == "images":
-        with open_url(shard.file) as file:
-            yield from pq.ParquetFile(file).read_row_group(shard.start).column("path").to_pylist()
+        with open_parquet(shard.file) as file:
+            yield from file.read_row_group(shard.start).column("path").to_pylist()
     elif source.format == "parquet":
         for table in parquet_tables(shard.file, _columns(source), shard.start, shard.stop, batch_rows):
             yield from parquet_rows(table)

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from services.batch.columns import Wanted, choose_columns
 from services.batch.job import Format, Plan, Shard, Source
 from services.batch.listing import FileEntry, Listing, find_input
-from services.batch.storage import Storage, open_url
-from services.batch.tables import header_of, sniff_json, spans
+from services.batch.storage import Storage
+from services.batch.tables import header_of, open_parquet, sniff_json, spans
 from services.errors import InvalidArgument, NotFound
 
 LISTING_FILE = "_job/listing.parquet"
@@ -135,8 +135,8 @@ def _columns(format_: Format, url: str) -> dict[str, Any]:
         return dict.fromkeys(header_of(url), "")
     if format_ == "jsonl":
         return sniff_json(url)
-    with open_url(url) as file:
-        return {field.name: field.type for field in pq.ParquetFile(file).schema_arrow}
+    with open_parquet(url) as file:
+        return {field.name: field.type for field in file.schema_arrow}
 
 
 def _format(name: str) -> Format | None:

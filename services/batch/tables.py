@@ -4,6 +4,7 @@ import csv
 import io
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -37,8 +38,8 @@ def spans(source: Source, url: str, shard_rows: int) -> Iterator[tuple[int, int,
     """
     more = source.window - 1
     if source.format == "parquet":
-        with open_url(url) as file:
-            records = pq.ParquetFile(file).metadata.num_rows - more
+        with open_parquet(url) as file:
+            records = file.metadata.num_rows - more
         for start in range(0, records, shard_rows):
             rows = min(shard_rows, records - start)
             yield start, start + rows + more, rows
@@ -73,6 +74,17 @@ def sniff_json(url: str) -> dict[str, Any]:
     return {}
 
 
+@contextmanager
+def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
+    """Raises DataError where it is no Parquet file."""
+    with open_url(url) as raw:
+        try:
+            file = pq.ParquetFile(raw)
+        except pa.ArrowInvalid as error:
+            raise DataError(f"Expected a Parquet file. Received: {url} ({error}).") from error
+        yield file
+
+
 def read_span(url: str, start: int, stop: int) -> bytes:
     with open_url(url) as file:
         file.seek(start)
@@ -99,8 +111,7 @@ def json_rows(content: bytes) -> Iterator[Row]:
 
 def parquet_tables(url: str, columns: Sequence[str], start: int, stop: int, rows: int) -> Iterator[pa.Table]:
     """The rows from `start` to `stop` of a file, in tables of `rows`; only the row groups that hold them are read."""
-    with open_url(url) as raw:
-        file = pq.ParquetFile(raw)
+    with open_parquet(url) as file:
         groups: list[int] = []
         position = base = 0
         for group in range(file.metadata.num_row_groups):

@@ -1,0 +1,43 @@
+"""`cornet batch`: what it prints, and what its exit status says."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from services.batch.command import batch_app
+
+
+def _batch(repository: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(batch_app, [*arguments, "--repository", str(repository)])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tables") / "in.csv"
+    path.write_text("x,y\n1,1\nbad,1\n", encoding="utf-8")
+    return path
+
+
+def test_the_exit_status_says_what_happened(repository: Path, table: Path, tmp_path: Path) -> None:
+    def status(*options: str, model: str = "regressor", source: str = str(table)) -> int:
+        return _batch(repository, model, "--input", source, "--output", str(tmp_path / "out"), *options).exit_code
+
+    assert status() == 0
+    assert status("--max-error-rate", "0.4") == 3
+    assert status("--limit", "1") == 4
+    assert status("--max-error-rate", "7") == 2
+    assert status(source="in.xls") == 1
+    assert status(source="no://scheme") == 2
+    assert status(model="nobody") == 1
+
+
+def test_the_summary_is_printed_and_the_progress_is_on_standard_error(
+    repository: Path, table: Path, tmp_path: Path
+) -> None:
+    done = _batch(repository, "regressor", "--input", str(table), "--output", str(tmp_path / "out"))
+
+    assert done.stdout.startswith("regressor/1: 1 rows, 1 errors in ")
+    assert "busy time: read" in done.stdout
+    assert done.stderr == "2 records\n"
