@@ -27,7 +27,7 @@ from services.batch.output import (
     merge_errors,
 )
 from services.batch.plan import digest_of, find, make_plan, read_plan
-from services.batch.storage import Storage
+from services.batch.storage import Storage, absolute
 from services.batch.summary import Status, Summary, shares
 from services.errors import FailedPrecondition, InvalidArgument
 from services.processing.series import SeriesProcessor
@@ -143,7 +143,7 @@ def _identity(options: JobOptions, model: ModelRef, card: Card, batch_rows: int,
         "version": model.version,
         "sha256": model.sha256,
         "processing": hashlib.sha256(content.encode()).hexdigest(),
-        "input": options.input,
+        "input": absolute(options.input),
         "key": options.key,
         "column": options.column,
         "limit": options.limit,

@@ -66,7 +66,7 @@ class _Pipeline:
         self._pool = pool
         self._in_process = workers == 0
         self._report = report
-        self._slots = threading.Semaphore(2 * workers + 2)
+        self._slots = threading.Semaphore(4 * workers + 2)
         self._ready: SimpleQueue[tuple[Shard, Future[Decoded] | None, float] | BaseException | None] = SimpleQueue()
         self._stopped = threading.Event()
         self._writes: deque[Future[ShardResult]] = deque()

@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 import pyarrow as pa
 
-from services.batch.decoding import BadRecord, Batch, Chunk, Decoded, Encoder, decode, read_chunks
+from services.batch.decoding import BadRecord, Batch, Decoded, Encoder, decode, read_chunks
 from services.batch.job import Job, Shard, ShardResult, StageSeconds
 from services.batch.model import Card, open_backend, open_encoder, read_card
 from services.batch.output import schema_of, to_batch, write_part
@@ -67,29 +67,28 @@ def process(session: Session, shard: Shard) -> ShardResult:
     """All of it in this process, one chunk decoded in a thread while the one before is computed. Raises CornetError."""
     work = Work(shard)
     with ThreadPoolExecutor(1) as ahead:
-        waiting = read_ahead(session, shard, ahead)
-        for decoded in waiting:
+        for decoded in _read_ahead(session, work, ahead):
             work.seconds.add(decoded.seconds)
             for batch in decoded.batches:
                 compute(session, work, batch)
     return finish(session, work)
 
 
-def read_ahead(session: Session, shard: Shard, pool: ThreadPoolExecutor) -> Iterator[Decoded]:
-    """Chunks decoded in a thread, two at most waiting."""
+def _read_ahead(session: Session, work: Work, pool: ThreadPoolExecutor) -> Iterator[Decoded]:
+    """A shard's chunks, each handed to the pool before the one in front of it is awaited."""
     source, rows = session.job.source, session.job.batch_rows
-
-    def decoded(chunk: Chunk) -> Decoded:
-        return decode(source, session.encoder, chunk, rows)
-
+    chunks = read_chunks(source, work.shard, rows)
     previous: Future[Decoded] | None = None
-    for chunk in read_chunks(source, shard, rows):
-        following = pool.submit(decoded, chunk)
+    while True:
+        began = perf_counter()
+        chunk = next(chunks, None)
+        work.seconds.read += perf_counter() - began
+        following = None if chunk is None else pool.submit(decode, source, session.encoder, chunk, rows)
         if previous is not None:
             yield previous.result()
+        if following is None:
+            return
         previous = following
-    if previous is not None:
-        yield previous.result()
 
 
 def compute(session: Session, work: Work, batch: Batch) -> int:

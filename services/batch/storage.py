@@ -122,3 +122,9 @@ def open_url(url: str) -> Any:
     """A seekable binary file at a path or URL."""
     fs, path = file_system(url)
     return fs.open(path, "rb")
+
+
+def absolute(url: str) -> str:
+    """One spelling of a path or URL, wherever it is used from."""
+    fs, path = file_system(url)
+    return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))

@@ -1,11 +1,14 @@
 """`cornet batch`: what it prints, and what its exit status says."""
 
+import io
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
+from services.batch import command
 from services.batch.command import batch_app
 
 
@@ -41,3 +44,19 @@ def test_the_summary_is_printed_and_the_progress_is_on_standard_error(
     assert done.stdout.startswith("regressor/1: 1 rows, 1 errors in ")
     assert "busy time: read" in done.stdout
     assert done.stderr == "2 records\n"
+
+
+def test_a_terminal_gets_a_bar_with_the_rate_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, highlight=False)
+
+    with command._progress(console) as update:
+        update(40, 0, 100)
+        update(60, 1, 100)
+        update(100, 2, 100)
+
+    assert "100 records, 40 of them done before, 60 to do" in screen.getvalue()
+    assert "100/100" in screen.getvalue()
+    assert "/s" in screen.getvalue()
+    assert "2 bad" in screen.getvalue()
