@@ -1,7 +1,11 @@
 """Every overlay passes the check, and the check catches what it is there for: each rule sees its violation in a render."""
 
 import copy
+import json
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -10,6 +14,8 @@ import pytest
 
 from deploy.k8s import check, rules
 from deploy.k8s.workloads import workloads
+from services.model_server import parse_flags
+from services.settings import Settings
 from services.telemetry.metrics import Metrics
 
 needs_kubectl = pytest.mark.skipif(
@@ -53,7 +59,7 @@ def test_every_kind_that_runs_pods_is_looked_into(overlay: str) -> None:
     """A kind that `workloads` does not know would pass every rule about pods."""
     resources = rendered(overlay)
     looked_into = {pod.where.split("/")[0] for pod in workloads(resources)}
-    with_containers = {resource["kind"] for resource in resources if '"containers"' in check.json.dumps(resource)}
+    with_containers = {resource["kind"] for resource in resources if '"containers"' in json.dumps(resource)}
 
     assert looked_into == with_containers
 
@@ -263,3 +269,35 @@ def test_the_metric_that_the_autoscalers_ask_for_is_exposed_with_its_labels() ->
         assert name in adapter
         assert name in query
         assert f"{name}{{" in body
+
+
+def _command_lines() -> set[tuple[str, ...]]:
+    """What the manifests have our images run; a container without arguments gets its command from an operator."""
+    lines = set()
+    for overlay in check.overlays():
+        resources = rendered(overlay)
+        for pod in workloads(resources):
+            for one in pod.containers():
+                if one["image"].startswith(rules.OUR_IMAGES) and "args" in one:
+                    lines.add((*one.get("command", ["cornet"]), *one["args"]))
+        lines |= {tuple(shlex.split(job["spec"]["entrypoint"])) for job in resources if job["kind"] == "RayJob"}
+    return lines
+
+
+def test_the_manifests_run_commands_with_options_that_cornet_has() -> None:
+    lines = {line for line in _command_lines() if line[0] == "cornet"}
+
+    assert {line[1] for line in lines} == {"serve", "train", "batch"}
+    for _, *arguments in sorted(lines):
+        command = [sys.executable, "-m", "services.cli", *arguments, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, f"{arguments}: {done.stderr}"
+
+
+def test_the_runtimes_flags_open_the_ports_that_their_probes_ask() -> None:
+    (line,) = {line for line in _command_lines() if line[0] == "cornet-model-server"}
+
+    settings = parse_flags(line[1:]).settings
+
+    defaults = {name: Settings.model_fields[name].default for name in ("grpc_port", "http_port")}
+    assert {"grpc_port": settings.grpc_port, "http_port": settings.http_port} == defaults
