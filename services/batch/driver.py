@@ -205,7 +205,6 @@ class _Tally:
     ) -> None:
         self.before = sum(shard.rows for shard in plan.shards if shard.index in done)
         self.seen, self.errors, self.total = self.before, errors, plan.rows
-        self.written = self.before
         self.seconds = StageSeconds()
         self._max = max_error_rate
         self._progress = progress or (lambda _done, _errors, _total: None)
@@ -218,7 +217,6 @@ class _Tally:
         self.check()
 
     def finished(self, result: ShardResult) -> None:
-        self.written += result.rows + result.errors
         self.seconds.add(result.seconds)
 
     def check(self, *, at_end: bool = False) -> None:
@@ -234,8 +232,10 @@ class _Tally:
 def _summarize(
     options: JobOptions, model: ModelRef, plan: Plan, storage: Storage, tally: _Tally, seconds: float, status: Status
 ) -> Summary:
-    errors = count_errors(storage, done_shards(storage))
-    computed = tally.written - tally.before
+    done = done_shards(storage)  # not what was reported: a job that is stopped still finishes the shards being written
+    written = sum(shard.rows for shard in plan.shards if shard.index in done)
+    errors = count_errors(storage, done)
+    computed = written - tally.before
     return Summary(
         status=status,
         model=model.name,
@@ -245,7 +245,7 @@ def _summarize(
         output=options.output,
         engine=options.engine,
         records=plan.rows,
-        rows=tally.written - errors,
+        rows=written - errors,
         errors=errors,
         computed=computed,
         seconds=round(seconds, 3),
