@@ -348,9 +348,10 @@ class Batcher:
     def _deliver(self, batch: _Batch) -> None:
         self._costs.observe(batch.elements, batch.seconds)
         metrics = self.metrics
-        metrics.rows.observe(batch.rows)
-        metrics.padded_rows.observe(batch.padded_rows)
-        metrics.compute_seconds.observe(batch.seconds)
+        runs = metrics.runs
+        runs.kept += (batch.rows, batch.padded_rows, batch.seconds)
+        if len(runs.kept) >= runs.FULL:
+            runs.settle()
         for piece, result in zip(batch.pieces, batch.results, strict=True):
             ticket: _Ticket = piece.owner
             if isinstance(result, CornetError):

@@ -9,7 +9,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from services.errors import DATA_LOSS, INTERNAL, UNKNOWN, CornetError
+from services.telemetry.histogram import RequestSeries
 from services.telemetry.log import get_logger
+
+NAN = float("nan")
+FULL = RequestSeries.FULL
 
 if TYPE_CHECKING:
     from services.telemetry.metrics import Metrics
@@ -51,9 +55,18 @@ class Exchange:
         exchange.inferred(response, 3)          # the engine's answer is there; it is encoded next
         exchange.finish(errors.OK, len(answer))
 
-    `model` and `version` are what the front end found out; where it never calls `decoded` and `answered`, the request has
+    `model` and `version` are what the front end found out; where it never calls `decoded` and `inferred`, the request has
     no phases. Times are `perf_counter` seconds.
     """
+
+    model = ""
+    version: int | None = None
+    response: Answer | None = None
+    code = -1
+    received_bytes = 0
+    sent_bytes = 0
+    decoded_at = inferred_at = ended_at = NAN
+    _request_id = ""
 
     def __init__(
         self, metrics: "Metrics", protocol: str, operation: str, headers: Headers, received_bytes: int = 0
@@ -62,16 +75,9 @@ class Exchange:
         self.protocol = protocol
         self.operation = operation
         self.headers = headers
-        self.received_bytes = received_bytes
-        self.sent_bytes = 0
-        self.model = ""
-        self.version: int | None = None
-        self.code = -1
-        self.response: Answer | None = None
-        self.traffic = metrics.traffic[protocol]
-        self.traffic.started += 1
-        self.decoded_at = self.inferred_at = self.ended_at = 0.0
-        self._request_id = ""
+        if received_bytes:
+            self.received_bytes = received_bytes
+        metrics.arrived[protocol] += 1
         self.started_at = perf_counter()
 
     def decoded(self, model: str) -> None:
@@ -86,17 +92,31 @@ class Exchange:
         self.inferred_at = perf_counter()
 
     def finish(self, code: int, sent_bytes: int = 0) -> None:
-        """The answer, of canonical `code`, is ready to be sent."""
-        self.ended_at = perf_counter()
-        self.code = code
-        self.sent_bytes = sent_bytes
-        self.metrics.record(self)
+        """The answer, of canonical `code`, is ready to be sent: count the request."""
+        self.ended_at = ended_at = perf_counter()
+        metrics = self.metrics
+        key = (self.protocol, self.operation, self.model, self.version, code)
+        series = metrics.series.get(key) or metrics.admit(*key)
+        response = self.response
+        if response is None:
+            queue_us = compute_us = self.decoded_at = NAN
+        else:
+            queue_us, compute_us = response.queue_us, response.compute_us
+        kept = series.kept
+        kept += (self.started_at, self.decoded_at, self.inferred_at, ended_at)
+        kept += (queue_us, compute_us, self.received_bytes, sent_bytes)
+        if len(kept) >= FULL:
+            series.settle()
+        if metrics.listeners:
+            self.code, self.sent_bytes = code, sent_bytes
+            for listener in metrics.listeners:
+                listener(self)
 
     @property
     def phases(self) -> tuple[float, float, float, float] | None:
         """Seconds of decode, queue, compute and encode; None for what was no inference, or got no answer of the engine."""
         response = self.response
-        if response is None or not self.decoded_at:
+        if response is None:
             return None
         return (
             self.decoded_at - self.started_at,

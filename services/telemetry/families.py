@@ -27,10 +27,6 @@ def families(tables: Tables, gpus: Sequence[GpuReading]) -> Iterator[Metric]:
     yield from _traffic(tables)
     yield from _batches(tables)
     yield from _versions(tables)
-    log = CounterMetricFamily("cornet_request_log_records", "Sampled requests, by their fate.", labels=("fate",))
-    for fate, count in tables.request_log.items():
-        log.add_metric((fate,), count)
-    yield log
     if gpus:
         yield from _gpus(gpus)
 
@@ -65,10 +61,13 @@ def _traffic(tables: Tables) -> Iterator[Metric]:
         "cornet_received_bytes", "Bytes of requests' bodies, after decompression.", labels=("protocol",)
     )
     sent = CounterMetricFamily("cornet_sent_bytes", "Bytes of answers' bodies.", labels=("protocol",))
-    for protocol, traffic in tables.traffic.items():
-        flight.add_metric((protocol,), traffic.started - traffic.ended)
-        received.add_metric((protocol,), traffic.received_bytes)
-        sent.add_metric((protocol,), traffic.sent_bytes)
+    for protocol, arrived in tables.arrived.items():
+        series = [series for key, series in tables.requests.items() if key.protocol == protocol]
+        for one in series:
+            one.settle()
+        flight.add_metric((protocol,), arrived - sum(one.seconds.count for one in series))
+        received.add_metric((protocol,), sum(one.received_bytes for one in series))
+        sent.add_metric((protocol,), sum(one.sent_bytes for one in series))
     yield from (flight, received, sent)
 
 
@@ -87,8 +86,8 @@ def _batches(tables: Tables) -> Iterator[Metric]:
     )
     for labels, batch in tables.batches.items():
         queue.add_metric(labels, batch.queue_seconds.buckets(SECONDS), batch.queue_seconds.total)
-        compute.add_metric(labels, batch.compute_seconds.buckets(SECONDS), batch.compute_seconds.total)
-        rows.add_metric(labels, batch.rows.buckets(), batch.rows.total)
+        compute.add_metric(labels, batch.runs.seconds.buckets(SECONDS), batch.runs.seconds.total)
+        rows.add_metric(labels, batch.runs.rows.buckets(), batch.runs.rows.total)
         depth.add_metric(labels, batch.depth())
         waiting.add_metric(labels, batch.waiting())
         unserved.add_metric((*labels, "queue_full"), batch.rejected)

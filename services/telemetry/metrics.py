@@ -6,7 +6,7 @@
     body, content_type = metrics.render()
 
 The values are plain numbers in `tables`, turned into an exposition when somebody scrapes: an observation then costs a
-dictionary lookup and a list's append, where prometheus_client's own children take a lock per value. Every call comes from
+dictionary lookup and a list's growth, where prometheus_client's own children take a lock per value. Every call comes from
 the event loop's thread.
 
 Labels are bounded: a model name that no client invented (`track_version` has seen it), else `unknown`; the protocol and
@@ -27,10 +27,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from services.telemetry import families, tfs_page, triton_page
+from services.telemetry.bounds import LATENCY_UNION
 from services.telemetry.exchange import Exchange
 from services.telemetry.gpu import Gpus
-from services.telemetry.histogram import Phases
-from services.telemetry.tables import BatchKey, BatchMetrics, Load, RequestKey, Tables, VersionKey, request_series
+from services.telemetry.histogram import RequestSeries
+from services.telemetry.tables import BatchKey, BatchMetrics, Load, RequestKey, Tables, VersionKey
 
 __all__ = ["BatchMetrics", "Listener", "Metrics"]
 
@@ -49,39 +50,29 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None, *, gpus: bool = True) -> None:
         self.registry = registry or CollectorRegistry()
         self.tables = Tables()
-        self.traffic = self.tables.traffic
         self.listeners: list[Listener] = []
-        self._series: dict[tuple[str, str, str, int | None, int], Phases] = {}
+        self.arrived = self.tables.arrived
+        self.series: dict[tuple[str, str, str, int | None, int], RequestSeries] = {}
+        """By protocol, method, model, version and code as an `Exchange` has them: what `admit` has found before."""
         self._models: set[str] = set()
         self._gpus = Gpus.find() if gpus else Gpus()
         self.registry.register(_Families(self.families))
         for standard in (ProcessCollector, PlatformCollector, GCCollector):
             standard(registry=self.registry)
 
-    def record(self, exchange: Exchange) -> None:
-        """Count a request that ended; `Exchange.finish` calls it."""
-        key = (exchange.protocol, exchange.operation, exchange.model, exchange.version, exchange.code)
-        series = self._series.get(key)
-        if series is None:
-            series = self._admit(*key)
-        response = exchange.response
-        started, ended = exchange.started_at, exchange.ended_at
-        if response is None:
-            series.seconds.observe(ended - started)
+    def admit(self, protocol: str, method: str, model: str, version: int | None, code: int) -> RequestSeries:
+        """The series of a kind of request seen for the first time; names that clients invent share one."""
+        if model not in self._models:
+            shown = _UNKNOWN if model else ""
+            label = ""
         else:
-            series.observe(
-                exchange.decoded_at - started,
-                response.queue_us * 1e-6,
-                response.compute_us * 1e-6,
-                ended - exchange.inferred_at,
-                ended - started,
-            )
-        traffic = exchange.traffic
-        traffic.ended += 1
-        traffic.received_bytes += exchange.received_bytes
-        traffic.sent_bytes += exchange.sent_bytes
-        for listener in self.listeners:
-            listener(exchange)
+            shown = model
+            label = str(version) if (model, str(version)) in self.tables.states else ""
+        key = RequestKey(protocol, method, shown, label, code)
+        series = self.tables.requests.setdefault(key, RequestSeries(LATENCY_UNION))
+        if shown == model and label == ("" if version is None else str(version)):
+            self.series[protocol, method, model, version, code] = series
+        return series
 
     def batch(self, model: str, version: int, signature: str) -> BatchMetrics:
         """The series a batcher records to."""
@@ -123,20 +114,6 @@ class Metrics:
     def families(self) -> Iterator[Metric]:
         """Every series of ours as prometheus_client's families."""
         return families.families(self.tables, self._gpus.read())
-
-    def _admit(self, protocol: str, method: str, model: str, version: int | None, code: int) -> Phases:
-        """The series of a kind of request seen for the first time; names that clients invent share one."""
-        if model not in self._models:
-            shown = _UNKNOWN if model else ""
-            label = ""
-        else:
-            shown = model
-            label = str(version) if (model, str(version)) in self.tables.states else ""
-        key = RequestKey(protocol, method, shown, label, code)
-        series = self.tables.requests.setdefault(key, request_series())
-        if shown == model and label == ("" if version is None else str(version)):
-            self._series[protocol, method, model, version, code] = series
-        return series
 
 
 class _Families(Collector):

@@ -72,10 +72,10 @@ def _batching(page: Page, tables: Tables) -> None:
     queues: dict[Labels, list[Histogram]] = {}
     for key, batch in tables.batches.items():
         queues.setdefault((("thread_pool_name", key.model),), []).append(batch.queue_seconds)
-    runs: dict[Labels, float] = {(): float(sum(batch.rows.count for batch in batches))}
+    runs: dict[Labels, float] = {(): float(sum(batch.runs.rows.count for batch in batches))}
     _histograms(page, "batching_session:queuing_latency", _merged(queues), TFS_QUEUING_S, _US)
     _counter(page, "batching_session:wrapped_run_count", runs)
-    processed = Histogram.merged([batch.padded_rows for batch in batches])
+    processed = Histogram.merged([batch.runs.padded_rows for batch in batches])
     _histograms(page, "batching_session:processed_batch_size", [((), processed)], ROWS, 1.0)
 
 

@@ -126,8 +126,8 @@ def _batches(page: Page, tables: Tables) -> None:
     waiting: dict[VersionKey, float] = defaultdict(float)
     for key, batch in tables.batches.items():
         version = VersionKey(key.model, key.version)
-        rows[version] += batch.rows.total
-        runs[version] += batch.rows.count
+        rows[version] += batch.runs.rows.total
+        runs[version] += batch.runs.rows.count
         waiting[version] += batch.waiting()
     for name, kind, text, values in (
         ("nv_inference_count", "counter", "Number of rows inferred", rows),

@@ -6,6 +6,7 @@ Handlers see bytes and a `Call`, never a transport's own types, so that every tr
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TypeAlias
 
 from services import errors
@@ -59,7 +60,7 @@ class Call(Exchange, ABC):
         if isinstance(outcome, CornetError):
             self.fail(outcome)
             return
-        self.inferred(outcome, outcome.version)
+        self.response, self.version, self.inferred_at = outcome, outcome.version, perf_counter()
         try:
             data = encode(outcome)
         except Exception as error:  # noqa: BLE001 - reported to the client and logged

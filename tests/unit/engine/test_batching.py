@@ -540,9 +540,9 @@ def test_what_was_done_is_counted():
     assert bench.metrics.depth() == 3
     bench.scheduler.run()
     assert bench.metrics.depth() == 0
-    assert (bench.metrics.rows.count, bench.metrics.rows.total) == (2, 3)
+    assert (bench.metrics.runs.rows.count, bench.metrics.runs.rows.total) == (2, 3)
     assert bench.metrics.queue_seconds.count == 3
-    assert bench.metrics.compute_seconds.count == 2
+    assert bench.metrics.runs.seconds.count == 2
 
 
 def test_a_closed_batcher_is_not_kept_alive_by_its_metrics():

@@ -24,8 +24,7 @@ def metrics() -> Metrics:
     metrics.track_load("m", 1, 0.5, "CPUExecutionProvider")
     series = metrics.batch("m", 1, "serving_default")
     for _ in range(2):
-        series.rows.observe(4)
-        series.padded_rows.observe(8)
+        series.runs.kept += (4, 8, 0.002)
         series.queue_seconds.observe(0.0003)
     series.waiting = lambda: 7
     for protocol, method, code in (

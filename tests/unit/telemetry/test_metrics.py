@@ -120,9 +120,8 @@ def test_names_that_clients_invent_make_no_new_series():
 def test_a_batcher_records_to_series_of_its_own():
     metrics = Metrics()
     batch = metrics.batch("m", 1, "serving_default")
-    batch.rows.observe(7)
     batch.queue_seconds.observe(0.001)
-    batch.compute_seconds.observe(0.002)
+    batch.runs.kept += (7, 8, 0.002)
     batch.depth = lambda: 5
     samples = lines(metrics)
     labels = '{model="m",signature="serving_default",version="1"}'
