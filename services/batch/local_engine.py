@@ -26,8 +26,9 @@ from services.batch.shards import Session, Work, compute, finish, open_session
 from services.engine.backend import available_cpus
 from services.errors import Internal
 
-WORTH_PROCESSES = 200_000
-"""Rows of a table above which starting processes costs less than decoding beside the model."""
+WORTH_PROCESSES = 1_000_000
+"""Rows of a table above which starting processes costs less than decoding beside the model, given CPUs to spare."""
+_SPARE_CPUS = 2
 _WAITING_WRITES = 2
 _HEAVY = {"image", "text"}
 
@@ -55,7 +56,8 @@ def decoding_workers(kind: str, rows: int, asked: int | None) -> int:
     """How many processes decode; 0 is a thread of this one, which is quicker where decoding is cheap and the table short."""
     if asked is not None:
         return asked
-    return available_cpus() if kind in _HEAVY or rows > WORTH_PROCESSES else 0
+    cpus = available_cpus()
+    return cpus if kind in _HEAVY or (rows > WORTH_PROCESSES and cpus > _SPARE_CPUS) else 0
 
 
 class _Pipeline:
