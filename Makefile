@@ -55,6 +55,7 @@ drift: $(INSTALLED) ## Check that generated files match their sources
 	$(BIN)/python protos/compile.py --check
 
 k8s-check: $(INSTALLED) ## Render every Kubernetes overlay, validate it offline and hold it to the house rules
+	$(BIN)/python -m deploy.k8s.prometheus_rule --check
 	$(BIN)/python -m deploy.k8s.check
 
 protos: $(INSTALLED) ## Compile protos/*.proto into the descriptor set the codecs load

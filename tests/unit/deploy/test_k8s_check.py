@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from deploy.k8s import check, rules
+from deploy.k8s import check, prometheus_rule, rules
 from deploy.k8s.workloads import workloads
 from services.model_server import parse_flags
 from services.settings import Settings
@@ -198,6 +200,7 @@ def test_a_misspelt_field_of_a_kubernetes_kind_is_an_error() -> None:
     ("overlay", "kind", "place"),
     [
         ("monitoring", "PodMonitor", "spec"),
+        ("monitoring", "PrometheusRule", "spec"),
         ("keda", "ScaledObject", "spec"),
         ("kserve", "ServingRuntime", "spec"),
         ("kserve", "InferenceService", "spec"),
@@ -301,3 +304,24 @@ def test_the_runtimes_flags_open_the_ports_that_their_probes_ask() -> None:
 
     defaults = {name: Settings.model_fields[name].default for name in ("grpc_port", "http_port")}
     assert {"grpc_port": settings.grpc_port, "http_port": settings.http_port} == defaults
+
+
+def test_the_cluster_s_alerts_are_those_of_the_rules_file_and_find_what_the_monitor_scrapes() -> None:
+    resources = rendered("monitoring")
+    monitor = find(resources, "PodMonitor")["spec"]
+    labels = find(resources, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    text = prometheus_rule.RULES.read_text(encoding="utf-8")
+
+    assert find(resources, "PrometheusRule")["spec"] == yaml.safe_load(text)
+    assert f'job="{labels[monitor["jobLabel"]]}"' in text
+
+
+def test_a_changed_rules_file_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert prometheus_rule.main(["--check"]) == 0
+    changed = tmp_path / "rules.yml"
+    changed.write_text(
+        prometheus_rule.RULES.read_text(encoding="utf-8").replace("for: 2m", "for: 3m"), encoding="utf-8"
+    )
+    monkeypatch.setattr(prometheus_rule, "RULES", changed)
+
+    assert prometheus_rule.main(["--check"]) == 1
