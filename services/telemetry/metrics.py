@@ -81,6 +81,7 @@ class Metrics:
     def track_version(self, model: str, version: int, state: str) -> None:
         """Record the state a version entered, and let requests be counted under its name."""
         self._models.add(model)
+        self.tables.load_failures.setdefault(model, 0)  # a rate needs the zero before the first failure
         self.tables.states[VersionKey(model, str(version))] = state
 
     def track_load(
