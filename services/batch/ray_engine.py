@@ -11,7 +11,9 @@ A cluster's nodes need this package, and the model repository, input and output 
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -133,6 +135,7 @@ def _ray(address: str | None, gpus: float) -> Iterator[Any]:
     if ray.is_initialized():  # a notebook's own
         yield ray
         return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if local:
@@ -148,6 +151,8 @@ def _ray(address: str | None, gpus: float) -> Iterator[Any]:
     except (ConnectionError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
         raise Unavailable(f"Expected a Ray cluster{f' at {address}' if address else ''}. Received: {error}") from error
     try:
+        if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which ends the process at once
         if local and gpus > ray.cluster_resources().get("GPU", 0):
             raise FailedPrecondition(
                 f"Expected {gpus:g} GPUs per actor on this machine. Received: too few for one actor."
