@@ -1,5 +1,6 @@
 """What a serving process holds in memory."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,18 @@ def test_a_serving_process_imports_nothing_of_training(tmp_path: Path) -> None:
 
     assert "onnxruntime" in done.stdout
     assert [name for name in _HEAVY if f'"{name}"' in done.stdout] == []
+
+
+def test_a_serving_process_leaves_no_trace_in_the_user_s_home(tmp_path: Path) -> None:
+    """ONNX Runtime would keep a device id and a database of events there, to report them."""
+    repository, home = tmp_path / "models", tmp_path / "home"
+    testing.write_half_plus_two(repository / "half_plus_two" / "1")
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+
+    environment |= {"HOME": str(home), "BENTOML_HOME": str(tmp_path / "bentoml")}
+    subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(repository)], env=environment, capture_output=True, timeout=60, check=True
+    )
+
+    assert sorted(path.name for path in home.rglob("*")) == []
