@@ -194,6 +194,8 @@ def _open(path: Path, providers: tuple[str, ...], options: BackendOptions) -> or
     ]
     if not path.is_file():
         raise DataLoss(f"Expected a file {path.name}. Received: none.")
+    if any(name in _DEVICE_PROVIDERS for name in providers):
+        ort.preload_dlls()  # CUDA and cuDNN are wheels beside ours, in folders that the loader does not search
     try:
         return ort.InferenceSession(str(path), settings, providers=configured)
     except Exception as error:
