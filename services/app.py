@@ -26,9 +26,10 @@ from services.frontends.rest.connection import Connection
 from services.frontends.rest.dispatcher import ASGIApp, Dispatcher
 from services.launch import READY_EVENT
 from services.server_info import ServerInfo
-from services.settings import Settings
+from services.settings import Settings, traces_configured
 from services.telemetry.log import configure_logging, get_logger
 from services.telemetry.metrics import Metrics
+from services.telemetry.tracing import Tracer
 
 _log = get_logger("cornet")
 
@@ -44,6 +45,9 @@ class Server:
     def __init__(self, settings: Settings, configs: Sequence[ModelConfig] | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self._tracer = _open_tracer(settings)
+        if self._tracer is not None:
+            self.metrics.listeners.append(self._tracer.listen)
         self.info = ServerInfo(name=settings.server_name)
         if configs is None and settings.models_file is not None:
             configs = load_models_file(settings.models_file)
@@ -87,6 +91,8 @@ class Server:
             closing.append(http.stop())
         await asyncio.gather(*closing)
         await self.engine.stop()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
 
 def run(settings: Settings, configs: Sequence[ModelConfig] | None = None, *, http: bool = True) -> None:
@@ -207,6 +213,19 @@ def _listen(host: str, port: int) -> socket.socket:
 def _authority(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _open_tracer(settings: Settings) -> Tracer | None:
+    """The tracer, where an exporter is configured. Raises FailedPrecondition where its packages are not installed."""
+    if not traces_configured(settings):
+        return None
+    try:
+        return Tracer.otlp(settings.trace_endpoint or None)
+    except ImportError:
+        raise FailedPrecondition(
+            "Expected OpenTelemetry's packages for the exporter of traces that is configured. "
+            "Received: none. Install cornet[trace], or unset CORNET_TRACE_ENDPOINT and OTEL_EXPORTER_OTLP_*ENDPOINT."
+        ) from None
 
 
 def _engine_options(settings: Settings) -> EngineOptions:

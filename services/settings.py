@@ -4,6 +4,7 @@ Command-line options win over the environment, the environment over the defaults
 `services.app`; inner rooms are handed plain option values.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,10 +66,22 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = "console"
     """Lines for people, or one JSON object a line."""
 
+    trace_endpoint: str = ""
+    """URL that traces are sent to by OTLP over HTTP, for example `http://localhost:4318/v1/traces`. Empty: as the standard
+    `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` says, and no traces without them."""
+
     @field_validator("providers", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def traces_configured(settings: Settings) -> bool:
+    """Whether an exporter of traces is asked for, by our setting or by OpenTelemetry's own variables."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return False
+    standard = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return bool(settings.trace_endpoint) or any(os.environ.get(name) for name in standard)
 
 
 def read_settings(**overrides: Any) -> Settings:

@@ -21,7 +21,7 @@ from services.frontends.grpc.call import (
     serve,
 )
 from services.frontends.status import to_cornet
-from services.telemetry.exchange import report
+from services.telemetry.exchange import REQUEST_ID, report
 from services.telemetry.metrics import Metrics
 
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -127,6 +127,7 @@ class GrpcServer:
             except asyncio.CancelledError:
                 call.cancel()
                 raise
+            context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
             if not isinstance(answer, bytes):
                 await _abort(context, *answer)
             return answer
