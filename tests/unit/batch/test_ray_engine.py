@@ -1,5 +1,6 @@
 """What the Ray engine does before there is a Ray, and what its actor does without one."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def test_an_actor_answers_what_stops_a_shard(job: Job, tmp_path: Path) -> None:
 
 
 def test_a_job_without_ray_names_the_extra(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # the engine tells Ray its wishes there
     monkeypatch.setitem(sys.modules, "ray", None)
 
     with pytest.raises(FailedPrecondition, match=r"cornet\[batch\]"):
