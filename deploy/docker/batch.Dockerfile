@@ -23,7 +23,8 @@ LABEL org.opencontainers.image.title="cornet batch" \
 RUN python -m pip uninstall --yes --quiet --root-user-action=ignore setuptools wheel pip \
  && groupadd --gid 10001 cornet \
  && useradd --uid 10001 --gid cornet --no-create-home --home-dir /tmp --shell /usr/sbin/nologin cornet \
- && install --directory --owner=cornet --group=cornet /models
+ && install --directory --owner=cornet --group=cornet /models \
+ && ln -s /opt/cornet/bin/cornet /opt/cornet/bin/ray /usr/local/bin/
 COPY --from=build /opt/cornet /opt/cornet
 ENV PATH=/opt/cornet/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -23,7 +23,8 @@ def generate(rules: str) -> str:
         "metadata": {"name": "cornet", "namespace": "cornet"},
         "spec": yaml.safe_load(rules),
     }
-    return _HEADER + yaml.safe_dump(resource, sort_keys=False, width=120)
+    body: str = yaml.safe_dump(resource, sort_keys=False, width=120)
+    return _HEADER + body
 
 
 def main(arguments: list[str]) -> int:
