@@ -74,6 +74,8 @@ ServerMetadataResponse = _message("inference.ServerMetadataResponse")
 ModelMetadataRequest = _message("inference.ModelMetadataRequest")
 ModelMetadataResponse = _message("inference.ModelMetadataResponse")
 InferTensorContents = _message("inference.InferTensorContents")
+ModelConfigRequest = _message("inference.ModelConfigRequest")
+ModelConfigResponse = _message("inference.ModelConfigResponse")
 ModelInferRequest = _message("inference.ModelInferRequest")
 ModelInferResponse = _message("inference.ModelInferResponse")
 

@@ -4,8 +4,9 @@ from services.engine.engine import Engine
 from services.engine.request import InferenceResponse
 from services.errors import ModelNotFound
 from services.frontends.grpc.call import Call, MethodTable, UnaryHandler, UnaryMethod
+from services.frontends.model_description import describe_model
 from services.frontends.status import Dialect
-from services.protocols import oip_grpc
+from services.protocols import model_configuration, oip_grpc
 from services.server_info import ServerInfo
 
 SERVICE = "inference.GRPCInferenceService"
@@ -27,6 +28,7 @@ class InferenceService:
             "ServerMetadata": self.server_metadata,
             "ModelMetadata": self.model_metadata,
             "ModelInfer": self.model_infer,
+            "ModelConfig": self.model_config,
         }
         return {
             f"/{SERVICE}/{name}": UnaryMethod(PROTOCOL, name, handler, Dialect.OIP)
@@ -57,6 +59,13 @@ class InferenceService:
             signature = servable.default_signature
             versions = [servable.version] if version is not None else self._engine.available_versions(model)
             call.reply(oip_grpc.encode_model_metadata(servable.name, versions, servable.platform, signature))
+
+    def model_config(self, data: bytes, call: Call) -> None:
+        model, version = model_configuration.decode_request(data)
+        call.model = model
+        with self._engine.acquire(model, version) as handle:
+            call.version = handle.servable.version
+            call.reply(model_configuration.encode_grpc(describe_model(handle.servable)))
 
     def model_infer(self, data: bytes, call: Call) -> None:
         infer = oip_grpc.decode_infer(data)

@@ -9,11 +9,12 @@ import orjson
 from services.engine.engine import Engine
 from services.engine.request import InferenceResponse
 from services.errors import InvalidArgument
+from services.frontends.model_description import describe_model
 from services.frontends.rest.http import BINARY, JSON, Request, Response
 from services.frontends.rest.offload import offload
 from services.frontends.rest.routes import GET, POST, Handler, Inference, Route
 from services.frontends.status import Dialect
-from services.protocols import oip_rest
+from services.protocols import model_configuration, oip_rest
 from services.server_info import ServerInfo
 
 PROTOCOL = "oip-rest"
@@ -33,6 +34,7 @@ def routes(engine: Engine, info: ServerInfo) -> Iterable[Route]:
     yield route("infer", rf"{_MODEL}/infer", POST, partial(_infer, engine))
     yield route("model_ready", rf"{_MODEL}/ready", GET, partial(_model_ready, engine))
     yield route("model_metadata", rf"{_MODEL}/?", GET, partial(_model_metadata, engine))
+    yield route("model_config", rf"{_MODEL}/config", GET, partial(_model_config, engine))
     yield route("live", r"/v2/health/live", GET, _live)
     yield route("ready", r"/v2/health/ready", GET, partial(_ready, engine))
     yield route("server_metadata", r"/v2/?", GET, partial(_server_metadata, info))
@@ -73,6 +75,12 @@ def _model_metadata(engine: Engine, request: Request) -> Response:
         servable = handle.servable
         versions = engine.available_versions(model) if version is None else [version]
         body = oip_rest.encode_model_metadata(model, versions, servable.platform, servable.default_signature)
+    return Response(body, content_type=JSON)
+
+
+def _model_config(engine: Engine, request: Request) -> Response:
+    with engine.acquire(request.parts["model"], _version(request)) as handle:
+        body = model_configuration.encode_json(describe_model(handle.servable))
     return Response(body, content_type=JSON)
 
 

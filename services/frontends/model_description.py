@@ -1,0 +1,18 @@
+"""A servable in the words of Triton's model configuration, for both transports."""
+
+from typing import Any
+
+from services.engine.servable import Servable
+from services.protocols.model_configuration import describe
+
+
+def describe_model(servable: Servable) -> dict[str, Any]:
+    """The configuration of a loaded version. Raises SignatureNotFound where it lacks the default signature."""
+    batching = servable.batching
+    return describe(
+        servable.name,
+        servable.platform,
+        servable.default_signature,
+        batching.max_batch_rows,
+        batching.max_queue_delay_us,
+    )
