@@ -103,8 +103,8 @@ class Exchange:
         else:
             queue_us, compute_us = response.queue_us, response.compute_us
         kept = series.kept
-        kept += (self.started_at, self.decoded_at, self.inferred_at, ended_at)
-        kept += (queue_us, compute_us, self.received_bytes, sent_bytes)
+        began, decoded, inferred = self.started_at, self.decoded_at, self.inferred_at
+        kept += (began, decoded, inferred, ended_at, queue_us, compute_us, self.received_bytes, sent_bytes)
         if len(kept) >= FULL:
             series.settle()
         if metrics.listeners:
