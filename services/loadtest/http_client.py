@@ -8,6 +8,7 @@ connection; a failed request is not repeated.
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 
 import httptools
 
@@ -70,7 +71,7 @@ class HttpClient:
         try:
             async with asyncio.timeout(self._timeout_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: _Connection(self._all), self._host, self._port
+                    lambda: _Connection(self._all, self._wake), self._host, self._port
                 )
         except OSError:
             self._wake()
@@ -103,8 +104,9 @@ class HttpClient:
 class _Connection(asyncio.Protocol):
     """One connection: `exchange` sends a request and returns its answer; never raises for what the network does."""
 
-    def __init__(self, registry: "set[_Connection]") -> None:
+    def __init__(self, registry: "set[_Connection]", on_lost: Callable[[], None]) -> None:
         self._registry = registry
+        self._on_lost = on_lost
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Answer] | None = None
@@ -161,6 +163,7 @@ class _Connection(asyncio.Protocol):
         self._transport = None
         self._registry.discard(self)
         self._finish(Answer(CONNECTION, str(exc or "the server closed the connection").encode()))
+        self._on_lost()  # there is room for another
 
     # httptools's side.
 
