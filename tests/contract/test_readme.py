@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ _FENCE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _ELSEWHERE = {
     "make demo": ".ci/run",
     "make test": "Makefile",
+    "make k8s-check": "Makefile",
     "cornet serve": "tests/contract/test_readme.py",
 }
 """Commands that run, but not here: the file that runs them."""
@@ -28,7 +30,7 @@ def _blocks(project: Path, language: str) -> list[str]:
 def _commands(project: Path) -> list[str]:
     """Every command of the shell blocks, without comments; a command may span lines."""
     joined = "".join(_blocks(project, "sh"))
-    lines = re.split(r"\n(?=(?:make|cornet|curl) )", joined)
+    lines = re.split(r"\n(?=(?:make|cornet|curl|kubectl) )", joined)
     return [re.sub(r"\s+# .*", "", line).strip() for line in lines if line.strip()]
 
 
@@ -59,7 +61,11 @@ def test_what_is_not_run_here_is_run_by_the_file_that_says_so(project: Path) -> 
 
 
 def test_every_shell_command_is_one_that_a_test_knows_how_to_run(project: Path) -> None:
-    unknown = [c for c in _commands(project) if not c.startswith(("cornet ", "curl ")) and c not in _ELSEWHERE]
+    unknown = [
+        c
+        for c in _commands(project)
+        if not c.startswith(("cornet ", "curl ", "kubectl kustomize ")) and c not in _ELSEWHERE
+    ]
 
     assert unknown == []
 
@@ -69,6 +75,13 @@ def test_the_training_commands_leave_what_they_promise(workplace: Path) -> None:
 
     assert exported == {"classifier", "regressor", "elsewhere"}
     assert list(workplace.glob("runs/classifier/*/report.html"))
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_the_manifests_render(project: Path) -> None:
+    (command,) = (command for command in _commands(project) if command.startswith("kubectl "))
+
+    assert "kind: Deployment" in _run(["bash", "-c", command], project)
 
 
 def test_the_curl_commands_are_answered(project: Path, served: ServerProcess) -> None:
