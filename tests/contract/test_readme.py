@@ -44,7 +44,7 @@ def workplace(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["age,sex,bmi,bp,s1,s2,s3,s4,s5,s6", *["59,2,32.1,101,157,93.2,38,4,4.86,87"] * 20]
     (directory / "patients.csv").write_text("\n".join(rows), encoding="utf-8")
     for command in _commands(project):
-        if command.startswith("cornet ") and command not in _ELSEWHERE:
+        if command.startswith("cornet ") and not command.startswith("cornet loadtest") and command not in _ELSEWHERE:
             _run(["bash", "-euo", "pipefail", "-c", command], directory)
     return directory
 
@@ -95,6 +95,17 @@ def test_the_curl_commands_are_answered(project: Path, served: ServerProcess) ->
     assert '"predictions"' in answers[0]
     assert '"outputs"' in answers[1]
     assert '"prediction"' in answers[2]
+
+
+def test_the_load_tests_measure_the_server_and_compare(project: Path, workplace: Path, served: ServerProcess) -> None:
+    commands = [command for command in _commands(project) if command.startswith("cornet loadtest")]
+    for command in commands:
+        address = served.http_url.removeprefix("http://") if "rest" in command else served.grpc_address
+        where = "" if "compare" in command else f" --address {address}"
+        _run(["bash", "-c", command + where], workplace)
+
+    assert len(commands) == 3
+    assert (workplace / "before.html").stat().st_size > 10_000
 
 
 def test_the_python_examples_print_the_same_prediction(project: Path, workplace: Path, served: ServerProcess) -> None:

@@ -31,7 +31,18 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _start(repository: Path, model: str, source: Path, output: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "services.cli", "batch", model, "--repository", str(repository)]
     command += ["--input", str(source), "--output", str(output), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it takes no lock
+    )
+
+
+def _heed_interrupts() -> None:
+    """A shell starts what it runs in the background with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
