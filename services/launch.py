@@ -1,7 +1,9 @@
 """Start a server as a child process, wait until it is ready, stop it: for demos, tests and load tests.
 
-with ServerProcess("exported_models") as server:
-    print(server.grpc_address, server.http_url)
+    with ServerProcess("exported_models") as server:
+        print(server.grpc_address, server.http_url)
+
+The block's end stops it by its own process id, whatever happened inside.
 """
 
 import json

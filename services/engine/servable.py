@@ -143,8 +143,10 @@ class Servable:
 class Handle:
     """A counted hold on a servable, which is not unloaded before it is released.
 
-    with engine.acquire("regressor") as handle:
-        handle.servable.manifest
+        with engine.acquire("regressor") as handle:
+            handle.servable.manifest
+
+    It may be released early; a second release changes nothing.
     """
 
     __slots__ = ("_held", "servable")
