@@ -8,6 +8,8 @@ from secrets import token_hex
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+import numpy as np
+
 from services.errors import DATA_LOSS, INTERNAL, UNKNOWN, CornetError
 from services.telemetry.histogram import RequestSeries
 from services.telemetry.log import get_logger
@@ -36,6 +38,15 @@ _NUMBERS = count(1)
 _log = get_logger("cornet.request")
 
 
+class Asked(Protocol):
+    """An inference's request, as the engine got it."""
+
+    @property
+    def signature(self) -> str: ...
+    @property
+    def inputs(self) -> Mapping[str, np.ndarray]: ...
+
+
 class Answer(Protocol):
     """What an inference's response says of its way through the engine."""
 
@@ -45,6 +56,8 @@ class Answer(Protocol):
     def compute_us(self) -> float: ...
     @property
     def batch_rows(self) -> int: ...
+    @property
+    def outputs(self) -> Mapping[str, np.ndarray]: ...
 
 
 class Exchange:
@@ -55,12 +68,13 @@ class Exchange:
         exchange.inferred(response, 3)          # the engine's answer is there; it is encoded next
         exchange.finish(errors.OK, len(answer))
 
-    `model` and `version` are what the front end found out; where it never calls `decoded` and `inferred`, the request has
-    no phases. Times are `perf_counter` seconds.
+    `model` and `version` are what the front end found out, `request` what it made of the message, for who logs it; where it
+    never calls `decoded` and `inferred`, the request has no phases. Times are `perf_counter` seconds.
     """
 
     model = ""
     version: int | None = None
+    request: Asked | None = None
     response: Answer | None = None
     code = -1
     received_bytes = 0

@@ -69,10 +69,12 @@ class TypedCalls:
             manifest = _fitting(servable, endpoint)
             processor = await self.processor(servable)
             inputs = await self._encode(endpoint, processor, call.records)
+            request = InferenceRequest(name, inputs, version=servable.version)
             exchange = CURRENT.get()
             if exchange is not None:
                 exchange.decoded(name)
-            response = await self.engine.infer(InferenceRequest(name, inputs, version=servable.version))
+                exchange.request = request
+            response = await self.engine.infer(request)
             if exchange is not None:
                 exchange.inferred(response, response.version)
         answers = decode(endpoint.task, response.outputs, manifest.labels, columns=processor.names, top=call.top_k)

@@ -71,6 +71,7 @@ class InferenceService:
         infer = oip_grpc.decode_infer(data)
         request = infer.request
         call.decoded(request.model)
+        call.request = request
         request.deadline = call.deadline
         if infer.timeout_us:
             asked = self._engine.clock() + infer.timeout_us / 1e6

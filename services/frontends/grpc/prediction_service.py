@@ -26,6 +26,7 @@ class PredictionService:
     def predict(self, data: bytes, call: Call) -> None:
         request = tfs_grpc.decode_predict(data)
         call.decoded(request.model)
+        call.request = request
         request.deadline = call.deadline
         pending = self._engine.submit(request, lambda outcome: call.answer(outcome, tfs_grpc.encode_predict))
         call.on_cancel(pending.cancel)

@@ -108,6 +108,7 @@ class Dispatcher:
                 else:
                     inference = await answer
                     exchange.decoded(exchange.model)
+                    exchange.request = inference.request
                     outcome = await self._infer(inference.request, receive)
                     exchange.inferred(outcome, outcome.version)
                     response = await offload(_size(outcome), inference.encode, outcome)
