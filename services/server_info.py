@@ -13,4 +13,4 @@ class ServerInfo:
 
     name: str = "cornet"
     version: str = version("cornet")
-    extensions: tuple[str, ...] = ("binary_tensor_data", "model_configuration", "schedule_policy")
+    extensions: tuple[str, ...] = ("binary_tensor_data", "model_configuration", "schedule_policy", "statistics")

@@ -76,6 +76,8 @@ ModelMetadataResponse = _message("inference.ModelMetadataResponse")
 InferTensorContents = _message("inference.InferTensorContents")
 ModelConfigRequest = _message("inference.ModelConfigRequest")
 ModelConfigResponse = _message("inference.ModelConfigResponse")
+ModelStatisticsRequest = _message("inference.ModelStatisticsRequest")
+ModelStatisticsResponse = _message("inference.ModelStatisticsResponse")
 ModelInferRequest = _message("inference.ModelInferRequest")
 ModelInferResponse = _message("inference.ModelInferResponse")
 

@@ -92,13 +92,13 @@ class RequestSeries:
     Who counts a request extends `kept` by `WIDTH` numbers: when it arrived, was decoded, had its answer of the engine and
     had that encoded (seconds on one clock), the engine's `queue_us` and `compute_us`, bytes received, bytes sent; NAN in
     place of what a request without an inference has not. It then calls `settle` once there are `FULL` numbers; `settle`
-    comes also before anything else of this is read.
+    comes also before anything else of this is read. `last_ended_at` is when the last answer was encoded, 0 before the first.
     """
 
     WIDTH = 8
     FULL = 1024 * WIDTH
 
-    __slots__ = ("kept", "received_bytes", "seconds", "sent_bytes", "steps")
+    __slots__ = ("kept", "last_ended_at", "received_bytes", "seconds", "sent_bytes", "steps")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.kept: list[float] = []
@@ -106,6 +106,7 @@ class RequestSeries:
         self.steps = tuple(Histogram(bounds) for _ in range(4))
         self.received_bytes = 0
         self.sent_bytes = 0
+        self.last_ended_at = 0.0
 
     def settle(self) -> None:
         """Count what is kept: some 300 us where it is full."""
@@ -114,6 +115,7 @@ class RequestSeries:
         arrived, decoded, inferred, ended, queue_us, compute_us, received, sent = _columns(self.kept, self.WIDTH)
         self.kept.clear()
         self.seconds.add(ended - arrived)
+        self.last_ended_at = float(ended[-1])
         self.received_bytes += int(received.sum())
         self.sent_bytes += int(sent.sum())
         phases = np.stack((decoded - arrived, queue_us * 1e-6, compute_us * 1e-6, ended - inferred))
@@ -128,13 +130,14 @@ class RunSeries:
     """Runs of one signature's batches: seconds, rows, and rows with padding.
 
     Who counts a run extends `kept` by `WIDTH` numbers, rows, padded rows and seconds, and calls `settle` once there are
-    `FULL`.
+    `FULL`. `by_rows` are the runs of each exact number of rows, their count and seconds: as many entries as the model's
+    largest batch has rows, at most.
     """
 
     WIDTH = 3
     FULL = 1024 * WIDTH
 
-    __slots__ = ("_padded_rows", "_rows", "_seconds", "kept")
+    __slots__ = ("_by_rows", "_padded_rows", "_rows", "_seconds", "kept")
 
     def __init__(self, seconds: Sequence[float], rows: Sequence[float]) -> None:
         """Bounds of the two kinds of histogram."""
@@ -142,6 +145,12 @@ class RunSeries:
         self._rows = Histogram(rows)
         self._padded_rows = Histogram(rows)
         self._seconds = Histogram(seconds)
+        self._by_rows: dict[int, tuple[int, float]] = {}
+
+    @property
+    def by_rows(self) -> dict[int, tuple[int, float]]:
+        self.settle()
+        return self._by_rows
 
     @property
     def seconds(self) -> Histogram:
@@ -166,6 +175,11 @@ class RunSeries:
             self._rows.add(rows)
             self._padded_rows.add(padded_rows)
             self._seconds.add(seconds)
+            sizes = rows.astype(np.intp)
+            counts, spent = np.bincount(sizes), np.bincount(sizes, seconds)
+            for size in counts.nonzero()[0].tolist():
+                count, total = self._by_rows.get(size, (0, 0.0))
+                self._by_rows[size] = (count + int(counts[size]), total + float(spent[size]))
 
 
 def _columns(kept: Sequence[float], width: int) -> np.ndarray:

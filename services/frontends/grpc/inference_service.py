@@ -5,8 +5,9 @@ from services.engine.request import InferenceResponse
 from services.errors import ModelNotFound
 from services.frontends.grpc.call import Call, MethodTable, UnaryHandler, UnaryMethod
 from services.frontends.model_description import describe_model
+from services.frontends.model_statistics import statistics_of
 from services.frontends.status import Dialect
-from services.protocols import model_configuration, oip_grpc
+from services.protocols import model_configuration, model_statistics, oip_grpc
 from services.server_info import ServerInfo
 
 SERVICE = "inference.GRPCInferenceService"
@@ -29,6 +30,7 @@ class InferenceService:
             "ModelMetadata": self.model_metadata,
             "ModelInfer": self.model_infer,
             "ModelConfig": self.model_config,
+            "ModelStatistics": self.model_statistics,
         }
         return {
             f"/{SERVICE}/{name}": UnaryMethod(PROTOCOL, name, handler, Dialect.OIP)
@@ -66,6 +68,11 @@ class InferenceService:
         with self._engine.acquire(model, version) as handle:
             call.version = handle.servable.version
             call.reply(model_configuration.encode_grpc(describe_model(handle.servable)))
+
+    def model_statistics(self, data: bytes, call: Call) -> None:
+        model, version = model_statistics.decode_request(data)
+        call.model = model
+        call.reply(model_statistics.encode_grpc(statistics_of(self._engine, model, version)))
 
     def model_infer(self, data: bytes, call: Call) -> None:
         infer = oip_grpc.decode_infer(data)

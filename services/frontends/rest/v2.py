@@ -10,11 +10,12 @@ from services.engine.engine import Engine
 from services.engine.request import InferenceResponse
 from services.errors import InvalidArgument
 from services.frontends.model_description import describe_model
+from services.frontends.model_statistics import statistics_of
 from services.frontends.rest.http import BINARY, JSON, Request, Response
 from services.frontends.rest.offload import offload
 from services.frontends.rest.routes import GET, POST, Handler, Inference, Route
 from services.frontends.status import Dialect
-from services.protocols import model_configuration, oip_rest
+from services.protocols import model_configuration, model_statistics, oip_rest
 from services.server_info import ServerInfo
 
 PROTOCOL = "oip-rest"
@@ -32,9 +33,11 @@ def routes(engine: Engine, info: ServerInfo) -> Iterable[Route]:
         return Route(name, PROTOCOL, Dialect.OIP, re.compile(pattern), methods, handler)
 
     yield route("infer", rf"{_MODEL}/infer", POST, partial(_infer, engine))
+    yield route("model_statistics", r"/v2/models/stats", GET, partial(_model_statistics, engine))
     yield route("model_ready", rf"{_MODEL}/ready", GET, partial(_model_ready, engine))
     yield route("model_metadata", rf"{_MODEL}/?", GET, partial(_model_metadata, engine))
     yield route("model_config", rf"{_MODEL}/config", GET, partial(_model_config, engine))
+    yield route("model_statistics", rf"{_MODEL}/stats", GET, partial(_model_statistics, engine))
     yield route("live", r"/v2/health/live", GET, _live)
     yield route("ready", r"/v2/health/ready", GET, partial(_ready, engine))
     yield route("server_metadata", r"/v2/?", GET, partial(_server_metadata, info))
@@ -82,6 +85,11 @@ def _model_config(engine: Engine, request: Request) -> Response:
     with engine.acquire(request.parts["model"], _version(request)) as handle:
         body = model_configuration.encode_json(describe_model(handle.servable))
     return Response(body, content_type=JSON)
+
+
+def _model_statistics(engine: Engine, request: Request) -> Response:
+    body = model_statistics.encode_json(statistics_of(engine, request.parts.get("model", ""), _version(request)))
+    return Response(body, content_type=JSON, compressible=True)
 
 
 def _live(_: Request) -> Response:

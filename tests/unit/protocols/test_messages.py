@@ -32,7 +32,10 @@ def test_files_come_after_the_files_they_import() -> None:
         ("tensorflow.serving.ModelService", ["GetModelStatus"]),
         (
             "inference.GRPCInferenceService",
-            ["ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer", "ModelConfig"],
+            [
+                *("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"),
+                *("ModelConfig", "ModelStatistics"),
+            ],
         ),
     ],
 )
