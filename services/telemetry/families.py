@@ -27,6 +27,8 @@ def families(tables: Tables, gpus: Sequence[GpuReading]) -> Iterator[Metric]:
     yield from _traffic(tables)
     yield from _batches(tables)
     yield from _versions(tables)
+    if tables.request_log:
+        yield from _request_log(tables)
     if gpus:
         yield from _gpus(gpus)
 
@@ -120,6 +122,21 @@ def _versions(tables: Tables) -> Iterator[Metric]:
     for model, count in tables.load_failures.items():
         failures.add_metric((model,), count)
     yield from (state, loads, warm_ups, failures, providers)
+
+
+def _request_log(tables: Tables) -> Iterator[Metric]:
+    counts = tables.request_log
+    yield CounterMetricFamily(
+        "cornet_request_log_written", "Records of the request log that are in its files.", value=counts["written"]
+    )
+    dropped = CounterMetricFamily(
+        "cornet_request_log_dropped",
+        "Sampled records that were dropped: queue_full (the disk was too slow), failed (it refused them).",
+        labels=("reason",),
+    )
+    for reason in ("queue_full", "failed"):
+        dropped.add_metric((reason,), counts[reason])
+    yield dropped
 
 
 def _gpus(gpus: Sequence[GpuReading]) -> Iterator[Metric]:

@@ -81,4 +81,6 @@ class Tables:
     states: dict[VersionKey, str] = field(default_factory=dict)
     loads: dict[VersionKey, Load] = field(default_factory=dict)
     load_failures: dict[str, int] = field(default_factory=dict)
+    request_log: dict[str, int] = field(default_factory=dict)
+    """Records of the request log by what became of them; empty without one."""
     started: float = field(default_factory=time)
