@@ -11,6 +11,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Self
 
 import uvicorn
@@ -29,6 +30,7 @@ from services.server_info import ServerInfo
 from services.settings import Settings, traces_configured
 from services.telemetry.log import configure_logging, get_logger
 from services.telemetry.metrics import Metrics
+from services.telemetry.request_log import RequestLog, RequestLogOptions
 from services.telemetry.tracing import Tracer
 
 _log = get_logger("cornet")
@@ -48,6 +50,7 @@ class Server:
         self._tracer = _open_tracer(settings)
         if self._tracer is not None:
             self.metrics.listeners.append(self._tracer.listen)
+        self._request_log = _open_request_log(settings, self.metrics)
         self.info = ServerInfo(name=settings.server_name)
         if configs is None and settings.models_file is not None:
             configs = load_models_file(settings.models_file)
@@ -93,6 +96,8 @@ class Server:
         await self.engine.stop()
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
+        if self._request_log is not None:
+            await asyncio.to_thread(self._request_log.close)
 
 
 def run(settings: Settings, configs: Sequence[ModelConfig] | None = None, *, http: bool = True) -> None:
@@ -161,16 +166,18 @@ class _Http:
     async def start(cls, server: Server, fallback: ASGIApp | None) -> Self:
         settings = server.settings
         listener = _listen(settings.host, settings.http_port)
+        app = server.http_app(fallback)
         config = uvicorn.Config(
-            server.http_app(fallback),
+            app,
             loop="none",
-            http=Connection,
+            http=partial(Connection, app),  # type: ignore[arg-type] # called as the class would be
             ws="none",
             lifespan="on",
             log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
         )
@@ -226,6 +233,25 @@ def _open_tracer(settings: Settings) -> Tracer | None:
             "Expected OpenTelemetry's packages for the exporter of traces that is configured. "
             "Received: none. Install cornet[trace], or unset CORNET_TRACE_ENDPOINT and OTEL_EXPORTER_OTLP_*ENDPOINT."
         ) from None
+
+
+def _open_request_log(settings: Settings, metrics: Metrics) -> RequestLog | None:
+    """The request log, where a folder is set, as a listener of the metrics. Raises FailedPrecondition where it cannot be."""
+    if settings.request_log is None:
+        return None
+    options = RequestLogOptions(
+        settings.request_log,
+        format=settings.request_log_format,
+        rate=settings.request_log_rate,
+        errors=settings.request_log_errors,
+        payload_bytes=settings.request_log_payload_bytes if settings.request_log_payloads else None,
+        file_bytes=settings.request_log_file_bytes,
+        file_s=settings.request_log_file_s,
+        keep_bytes=settings.request_log_keep_bytes,
+    )
+    request_log = RequestLog(options, metrics.tables.request_log)
+    metrics.listeners.append(request_log.listen)
+    return request_log
 
 
 def _engine_options(settings: Settings) -> EngineOptions:

@@ -34,8 +34,9 @@ from services.frontends.bento.calls import Call, TypedCalls
 from services.frontends.bento.endpoints import ENDPOINTS, Endpoint
 from services.frontends.bento.openapi import openapi
 from services.frontends.bento.payload import parse_call
-from services.frontends.rest.dispatcher import Watch, error_response, send_answer
+from services.frontends.rest.dispatcher import Watch, send_answer
 from services.frontends.rest.http import ClientGone, Receive, Response, Scope, Send, compressed, read_body
+from services.frontends.rest.refusals import error_response
 from services.frontends.status import Dialect, to_cornet
 from services.server_info import ServerInfo
 from services.telemetry.exchange import CURRENT, Exchange

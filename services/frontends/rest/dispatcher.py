@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from math import ceil
+from functools import lru_cache
 from urllib.parse import quote
 
 import orjson
@@ -10,8 +10,9 @@ import orjson
 from services import errors
 from services.engine.engine import Engine
 from services.engine.request import InferenceRequest, InferenceResponse, Outcome
-from services.errors import CornetError, FailedPrecondition, PayloadTooLarge, QueueFull
+from services.errors import CornetError, FailedPrecondition
 from services.frontends.rest import health, tfs, v2
+from services.frontends.rest.direct import Carrier, DirectCall, may_go_direct
 from services.frontends.rest.http import (
     ASGIApp,
     ClientGone,
@@ -25,8 +26,9 @@ from services.frontends.rest.http import (
 )
 from services.frontends.rest.lifespan import run_lifespan
 from services.frontends.rest.offload import offload
-from services.frontends.rest.routes import MethodNotAllowed, Route, RouteTable
-from services.frontends.status import Dialect, http_status, to_cornet
+from services.frontends.rest.refusals import MethodNotAllowed, error_response
+from services.frontends.rest.routes import LONGEST_REMEMBERED, Route, RouteTable
+from services.frontends.status import Dialect, to_cornet
 from services.server_info import ServerInfo
 from services.telemetry.exchange import Exchange
 from services.telemetry.metrics import Metrics
@@ -68,6 +70,7 @@ class Dispatcher:
         self._max_body_bytes = max_body_bytes
         self._metrics = metrics
         self._table = RouteTable((*tfs.routes(engine), *v2.routes(engine, info), *health.routes(engine, metrics)))
+        self._direct = lru_cache(maxsize=1024)(self._find_inference)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -84,6 +87,19 @@ class Dispatcher:
             await self._fallback(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
+
+    def direct(self, carrier: Carrier, url: bytes, headers: Mapping[bytes, bytes]) -> DirectCall | None:
+        """The short way of a POST whose headers have arrived; None for what must come as ASGI. See `rest.direct`."""
+        found = self._direct(url) if len(url) <= LONGEST_REMEMBERED else None
+        if found is None or not may_go_direct(headers, self._max_body_bytes):
+            return None
+        route, parts, path = found
+        return DirectCall(carrier, self._engine, self._metrics, route, path, parts, headers)
+
+    def _find_inference(self, url: bytes) -> tuple[Route, Mapping[str, str], str] | None:
+        path = url.partition(b"?")[0].decode("utf-8", "replace")
+        found = self._table.find(path)
+        return None if found is None or not found[0].infers else (*found, path)
 
     async def _serve(
         self, route: Route, parts: Mapping[str, str], path: str, scope: Scope, receive: Receive, send: Send
@@ -102,16 +118,16 @@ class Dispatcher:
                 if method == "POST":
                     request.body = await read_body(receive, headers, self._max_body_bytes)
                     exchange.received_bytes = len(request.body)
-                answer = route.handler(request)
+                made = route.handler(request)
+                answer = made if isinstance(made, Response) else await made
                 if isinstance(answer, Response):
                     response = answer
                 else:
-                    inference = await answer
                     exchange.decoded(exchange.model)
-                    exchange.request = inference.request
-                    outcome = await self._infer(inference.request, receive)
+                    exchange.request = answer.request
+                    outcome = await self._infer(answer.request, receive)
                     exchange.inferred(outcome, outcome.version)
-                    response = await offload(_size(outcome), inference.encode, outcome)
+                    response = await offload(_size(outcome), answer.encode, outcome)
                 if response.compressible and b"accept-encoding" in headers:
                     response = await compressed(response, headers[b"accept-encoding"])
         except ClientGone:
@@ -197,18 +213,6 @@ async def send_answer(exchange: Exchange, code: int, response: Response, send: S
 
 def _size(outcome: InferenceResponse) -> int:
     return sum(array.nbytes for array in outcome.outputs.values())
-
-
-def error_response(error: CornetError, dialect: Dialect) -> Response:
-    """An error as both dialects write it: `{"error": "..."}` under the dialect's status."""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    if isinstance(error, QueueFull):
-        headers = ((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))),)
-    elif isinstance(error, MethodNotAllowed):
-        return Response(orjson.dumps({"error": str(error)}), status=405, headers=((b"allow", error.allow),))
-    elif isinstance(error, PayloadTooLarge):
-        headers = ((b"connection", b"close"),)  # what the client still sends of the body is not read
-    return Response(orjson.dumps({"error": str(error)}), status=http_status(error, dialect), headers=headers)
 
 
 def _other_method(route: Route, method: str, path: str, headers: Mapping[bytes, bytes]) -> Response:

@@ -20,7 +20,7 @@ JSON = b"application/json"
 BINARY = b"application/octet-stream"
 
 _AUTODETECT = 32 + zlib.MAX_WBITS  # zlib's own word for gzip or zlib, whichever the header says
-_COMPRESS_FROM_BYTES = 1024
+COMPRESS_FROM_BYTES = 1024
 """Shorter answers go as they are: compressing them costs more than the bytes saved."""
 _THREAD_FROM_BYTES = 64 * 1024
 """From here compression is done in a thread, where it does not hold up the event loop."""
@@ -107,7 +107,7 @@ def inflate(body: bytes, max_bytes: int) -> bytes:
 
 async def compressed(response: Response, accept_encoding: bytes) -> Response:
     """The answer as the client prefers it: compressed where it asks for that and the answer is long enough to gain."""
-    if not response.compressible or len(response.body) < _COMPRESS_FROM_BYTES:
+    if not response.compressible or len(response.body) < COMPRESS_FROM_BYTES:
         return response
     encoding = preferred_encoding(accept_encoding)
     if encoding == b"identity":

@@ -8,7 +8,6 @@ from typing import TypeAlias
 from urllib.parse import unquote
 
 from services.engine.request import InferenceRequest, InferenceResponse
-from services.errors import Unimplemented
 from services.frontends.rest.http import Request, Response
 from services.frontends.status import Dialect
 
@@ -21,27 +20,21 @@ class Inference:
     encode: Callable[[InferenceResponse], Response]
 
 
-Handler: TypeAlias = Callable[[Request], Response | Awaitable[Inference]]
+Handler: TypeAlias = Callable[[Request], Response | Awaitable[Inference | Response]]
 """Never blocks, raises CornetError. Runs on the event loop; one that decodes a body is a coroutine, see `offload`."""
 
 GET = ("GET", "HEAD")
 POST = ("POST",)
 
-_LONGEST_REMEMBERED = 512
+LONGEST_REMEMBERED = 512
 """Longer paths are matched anew each time, so that the memory of paths stays small."""
-
-
-class MethodNotAllowed(Unimplemented):
-    """The path is served, by other methods: those in `allow`."""
-
-    def __init__(self, allow: bytes) -> None:
-        super().__init__("Method Not Allowed")
-        self.allow = allow
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One kind of path. `name` and `protocol` label its metrics: never the path itself, which clients invent."""
+    """One kind of path. `name` and `protocol` label its metrics: never the path itself, which clients invent. `infers` says
+    that the handler is a coroutine that hands back an `Inference`.
+    """
 
     name: str
     protocol: str
@@ -49,6 +42,7 @@ class Route:
     pattern: re.Pattern[str]
     methods: tuple[str, ...]
     handler: Handler
+    infers: bool = False
 
     @property
     def allow(self) -> bytes:
@@ -64,7 +58,7 @@ class RouteTable:
 
     def find(self, path: str) -> tuple[Route, Mapping[str, str]] | None:
         """The route of a path as it was sent (percent-encoded), and the pattern's named groups, decoded."""
-        return self._remembered(path) if len(path) <= _LONGEST_REMEMBERED else self._match(path)
+        return self._remembered(path) if len(path) <= LONGEST_REMEMBERED else self._match(path)
 
     def _match(self, path: str) -> tuple[Route, Mapping[str, str]] | None:
         for route in self._routes:

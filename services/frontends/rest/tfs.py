@@ -24,7 +24,8 @@ def routes(engine: Engine) -> Iterable[Route]:
     """Paths are matched in any case, as there; names in them keep theirs."""
 
     def route(name: str, pattern: str, methods: tuple[str, ...], handler: Handler) -> Route:
-        return Route(name, PROTOCOL, Dialect.TFS, re.compile(pattern, re.IGNORECASE | re.ASCII), methods, handler)
+        matched = re.compile(pattern, re.IGNORECASE | re.ASCII)
+        return Route(name, PROTOCOL, Dialect.TFS, matched, methods, handler, infers=name == "predict")
 
     yield route("predict", rf"{_MODEL}:predict", POST, partial(_predict, engine))
     yield route("classify", rf"{_MODEL}:(?P<method>classify|regress)", POST, _classify_or_regress)

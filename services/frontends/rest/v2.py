@@ -30,7 +30,7 @@ _MAX_VERSION = 2**63 - 1
 
 def routes(engine: Engine, info: ServerInfo) -> Iterable[Route]:
     def route(name: str, pattern: str, methods: tuple[str, ...], handler: Handler) -> Route:
-        return Route(name, PROTOCOL, Dialect.OIP, re.compile(pattern), methods, handler)
+        return Route(name, PROTOCOL, Dialect.OIP, re.compile(pattern), methods, handler, infers=name == "infer")
 
     yield route("infer", rf"{_MODEL}/infer", POST, partial(_infer, engine))
     yield route("model_statistics", r"/v2/models/stats", GET, partial(_model_statistics, engine))
