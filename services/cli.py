@@ -67,6 +67,9 @@ def serve(
         typer.Option("--typed-endpoints/--no-typed-endpoints", help="Serve the BentoML endpoints and docs page."),
     ] = None,
     log_format: Annotated[str | None, typer.Option(help="console or json. Default: console.")] = None,
+    request_log: Annotated[
+        Path | None, typer.Option(help="Folder that requests are logged to. Default: they are not.")
+    ] = None,
 ) -> None:
     """Serve the models of a repository over gRPC and HTTP until SIGTERM or Ctrl-C.
 
@@ -84,6 +87,7 @@ def serve(
             http_port=http_port,
             typed_endpoints=typed_endpoints,
             log_format=log_format,
+            request_log=request_log,
         )
     )
 

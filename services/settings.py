@@ -70,6 +70,25 @@ class Settings(BaseSettings):
     """URL that traces are sent to by OTLP over HTTP, for example `http://localhost:4318/v1/traces`. Empty: as the standard
     `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` says, and no traces without them."""
 
+    request_log: Path | None = None
+    """Folder that requests are logged to, one record each. Empty: they are not. Processes may share it."""
+    request_log_format: Literal["jsonl", "parquet"] = "jsonl"
+    """JSON lines, which can be read while they are written, or Parquet (needs pyarrow), once a file is finished."""
+    request_log_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the requests that is logged, picked at random."""
+    request_log_errors: bool = False
+    """Log every request that failed, whatever the rate."""
+    request_log_payloads: bool = False
+    """Log inputs and outputs too. They may be personal data."""
+    request_log_payload_bytes: Annotated[int, Field(ge=1, le=16 * 1024 * 1024)] = 64 * 1024
+    """Bytes of tensors in one record; a tensor that does not fit is named without its values."""
+    request_log_file_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    """Size at which a file of the request log is finished and the next one begun."""
+    request_log_file_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds after which a file of the request log is finished."""
+    request_log_keep_bytes: Annotated[int, Field(ge=0)] = 1024 * 1024 * 1024
+    """Size of all finished files of the request log together, over which the oldest are deleted."""
+
     @field_validator("providers", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
