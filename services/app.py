@@ -11,6 +11,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
@@ -36,16 +37,26 @@ from services.telemetry.tracing import Tracer
 _log = get_logger("cornet")
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessShare:
+    """What one of several processes has of a machine: this many CPUs, and ports that others have too."""
+
+    cpus: int
+
+
 class Server:
     """One process's engine and the front ends on it.
 
     `start` loads the models and opens gRPC; HTTP is the caller's: `cornet serve` runs uvicorn on `http_app`, `bentoml
     serve` mounts it. `stop` ends what `start` reached, also when that was only a part. `configs` names the models to
-    serve where the settings' own sources (models file, repository) are not to be used.
+    serve where the settings' own sources (models file, repository) are not to be used. `share` is of one worker of several.
     """
 
-    def __init__(self, settings: Settings, configs: Sequence[ModelConfig] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, configs: Sequence[ModelConfig] | None = None, *, share: ProcessShare | None = None
+    ) -> None:
         self.settings = settings
+        self.shares_ports = share is not None
         self.metrics = Metrics()
         self._tracer = _open_tracer(settings)
         if self._tracer is not None:
@@ -54,12 +65,12 @@ class Server:
         self.info = ServerInfo(name=settings.server_name)
         if configs is None and settings.models_file is not None:
             configs = load_models_file(settings.models_file)
-        self.engine = Engine(_engine_options(settings), configs, metrics=self.metrics)
+        self.engine = Engine(_engine_options(settings, share), configs, metrics=self.metrics)
         self._grpc = GrpcServer(
             build_methods(self.engine, self.info),
             settings.host,
             settings.grpc_port,
-            options=GrpcOptions(max_message_bytes=settings.grpc_max_message_bytes),
+            options=GrpcOptions(max_message_bytes=settings.grpc_max_message_bytes, reuse_port=self.shares_ports),
             metrics=self.metrics,
         )
 
@@ -87,7 +98,7 @@ class Server:
         self.engine.drain()
         await asyncio.sleep(self.settings.drain_delay_s)
 
-    async def stop(self, http: "_Http | None" = None) -> None:
+    async def stop(self, http: "HttpFront | None" = None) -> None:
         """Let running requests finish within `drain_timeout_s`, close gRPC and `http`, and only then unload the models."""
         closing = [self._grpc.stop(self.settings.drain_timeout_s)]
         if http is not None:
@@ -110,7 +121,7 @@ async def _serve(server: Server, *, http: bool) -> None:
     settings = server.settings
     stop = _stop_on_signals()
     typed = server.typed_app() if http and settings.typed_endpoints else None
-    front = await _Http.start(server, typed) if http else None
+    front = await HttpFront.start(server, typed) if http else None
     try:
         grpc_port = await server.start()
         _log.info(
@@ -119,7 +130,7 @@ async def _serve(server: Server, *, http: bool) -> None:
             http=front.url if front else None,
             models=", ".join(server.engine.models()) or "none",
         )
-        preparing = asyncio.create_task(_prepare(typed)) if typed is not None else None
+        preparing = asyncio.create_task(prepare(typed)) if typed is not None else None
         await stop.wait()
         if preparing is not None:
             preparing.cancel()
@@ -130,7 +141,7 @@ async def _serve(server: Server, *, http: bool) -> None:
     _log.info("stopped")
 
 
-async def _prepare(typed: TypedApp) -> None:
+async def prepare(typed: TypedApp) -> None:
     """Have the typed endpoints imported before somebody asks; both dialects serve meanwhile, and whatever comes of it."""
     try:
         await typed.prepare()
@@ -154,8 +165,8 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-class _Http:
-    """uvicorn in this loop, without its own signal handling."""
+class HttpFront:
+    """uvicorn in this loop, without its own signal handling. `url` is where it listens."""
 
     def __init__(self, server: uvicorn.Server, listener: socket.socket, url: str) -> None:
         self.url = url
@@ -165,7 +176,7 @@ class _Http:
     @classmethod
     async def start(cls, server: Server, fallback: ASGIApp | None) -> Self:
         settings = server.settings
-        listener = _listen(settings.host, settings.http_port)
+        listener = _listen(settings.host, settings.http_port, shared=server.shares_ports)
         app = server.http_app(fallback)
         config = uvicorn.Config(
             app,
@@ -201,11 +212,16 @@ class _SignalFree(uvicorn.Server):
         yield
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound TCP socket. Raises FailedPrecondition where the address is taken or not ours."""
+def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A bound TCP socket; `shared` lets other processes bind the port too.
+
+    Raises FailedPrecondition where the address is taken or not ours.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
@@ -254,12 +270,13 @@ def _open_request_log(settings: Settings, metrics: Metrics) -> RequestLog | None
     return request_log
 
 
-def _engine_options(settings: Settings) -> EngineOptions:
+def _engine_options(settings: Settings, share: ProcessShare | None) -> EngineOptions:
     return EngineOptions(
         repository=settings.repository,
         providers=settings.providers,
         allow_cpu_fallback=settings.allow_cpu_fallback,
         intra_op_threads=settings.intra_op_threads,
+        cpus=0 if share is None else share.cpus,
         poll_interval_s=settings.poll_interval_s,
         load_retries=settings.load_retries,
         drain_timeout_s=settings.drain_timeout_s,

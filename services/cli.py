@@ -62,6 +62,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC; 0 picks a free one. Default: 8500.")] = None,
     http_port: Annotated[int | None, typer.Option(help="Port of HTTP; 0 picks a free one. Default: 8501.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that share both ports. Default: 1.")] = None,
     typed_endpoints: Annotated[
         bool | None,
         typer.Option("--typed-endpoints/--no-typed-endpoints", help="Serve the BentoML endpoints and docs page."),
@@ -75,21 +76,27 @@ def serve(
 
     Every option, and more, can be given as CORNET_<NAME> in the environment; the README lists them.
     """
-    from services.app import run
     from services.settings import read_settings
 
-    run(
-        read_settings(
-            repository=repository,
-            models_file=models,
-            host=host,
-            grpc_port=grpc_port,
-            http_port=http_port,
-            typed_endpoints=typed_endpoints,
-            log_format=log_format,
-            request_log=request_log,
-        )
+    settings = read_settings(
+        repository=repository,
+        models_file=models,
+        host=host,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        workers=workers,
+        typed_endpoints=typed_endpoints,
+        log_format=log_format,
+        request_log=request_log,
     )
+    if settings.workers > 1:
+        from services.workers.start import supervise
+
+        supervise(settings)
+
+    from services.app import run
+
+    run(settings)
 
 
 def main() -> None:

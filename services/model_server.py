@@ -84,6 +84,10 @@ def main() -> None:
         configure_logging(line.settings.log_level, line.settings.log_format)
         if line.without_effect:
             get_logger(__name__).warning("flags without effect", flags=", ".join(line.without_effect))
+        if line.settings.workers > 1:
+            from services.workers.start import supervise
+
+            supervise(line.settings, line.configs, http=line.http)
         run(line.settings, line.configs, http=line.http)
     except CornetError as error:
         sys.stderr.write(f"error: {error}\n")

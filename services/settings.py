@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     """Port of gRPC; 0 picks a free one."""
     http_port: Port = 8501
     """Port of HTTP; 0 picks a free one. Under `bentoml serve` BentoML's own port option decides."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that share both ports, under a supervisor. Each has its share of the CPUs' threads."""
     typed_endpoints: bool = True
     """Serve the BentoML endpoints and the docs page beside the two protocol dialects."""
     providers: Annotated[tuple[str, ...], NoDecode] = ()

@@ -23,7 +23,7 @@ from time import perf_counter
 from services.batch.decoding import Chunk, Decoded, Encoder, decode, read_chunks
 from services.batch.job import Job, JobOptions, Report, Shard, ShardResult, Source
 from services.batch.shards import Session, Work, compute, finish, open_session
-from services.engine.backend import available_cpus
+from services.cpus import available_cpus
 from services.errors import Internal
 
 WORTH_PROCESSES = 1_000_000

@@ -25,7 +25,7 @@ import pyarrow as pa
 from services.batch.job import Job, JobOptions, Report, Shard, ShardResult, StageSeconds
 from services.batch.shards import Session, open_session, process
 from services.batch.storage import Storage
-from services.engine.backend import available_cpus
+from services.cpus import available_cpus
 from services.errors import CornetError, FailedPrecondition, Unavailable
 
 _BLOCKS = 10_000  # more shards than that share blocks, as every block costs the driver a little

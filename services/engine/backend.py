@@ -6,7 +6,6 @@
 A backend knows nothing of versions, batching or protocols; the parity gate of training and batch jobs use it directly.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime as ort
 
+from services.cpus import available_cpus
 from services.errors import CornetError, DataLoss, FailedPrecondition, Internal, InvalidArgument, SignatureNotFound
 from services.telemetry.log import get_logger
 from services.tensors import BY_ORT, DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
@@ -73,25 +73,14 @@ class BackendOptions:
 
     `providers`: execution providers in order of preference; empty means CUDA where this ONNX Runtime has it, else the CPU.
     A provider that is named and absent is an error unless `allow_cpu_fallback`. `intra_op_threads`: threads per run, 0 for
-    as many as the process may use. `device_id`: which GPU.
+    as many as `cpus`, which is how many the process may count on, 0 for all that it may use. `device_id`: which GPU.
     """
 
     providers: tuple[str, ...] = ()
     intra_op_threads: int = 0
     allow_cpu_fallback: bool = False
     device_id: int = 0
-
-
-def available_cpus() -> int:
-    """CPUs this process may use: its affinity mask, cut by a container's quota (cgroup v2's cpu.max), at least 1."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        if quota != "max":
-            count = min(count, -(-int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass  # no cgroup v2 here: the affinity mask is all there is to know
-    return max(1, count)
+    cpus: int = 0
 
 
 class OnnxBackend:
@@ -185,7 +174,7 @@ def _providers(options: BackendOptions) -> tuple[str, ...]:
 def _open(path: Path, providers: tuple[str, ...], options: BackendOptions) -> ort.InferenceSession:
     settings = ort.SessionOptions()
     settings.log_severity_level = _QUIET
-    settings.intra_op_num_threads = options.intra_op_threads or available_cpus()
+    settings.intra_op_num_threads = options.intra_op_threads or options.cpus or available_cpus()
     settings.inter_op_num_threads = 1
     # A spinning pool burns the CPUs that the event loop needs between two batches.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")

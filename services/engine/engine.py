@@ -18,7 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.engine.backend import BackendOptions, available_cpus
+from services.cpus import available_cpus
+from services.engine.backend import BackendOptions
 from services.engine.loader import LoadOptions
 from services.engine.manager import Manager, RetryOptions, VersionState, VersionStatus
 from services.engine.model_config import ModelConfig
@@ -48,14 +49,16 @@ class EngineOptions:
     """Threads per run; 0 for as many as the process may use, or one for a model whose runs are too short to share."""
     device_id: int = 0
     """Which GPU."""
+    cpus: int = 0
+    """CPUs that threads are sized to; 0 for those the process may use."""
     poll_interval_s: float = 1.0
-    """Seconds between looks at the disk; 0 for one look, at the start."""
+    """Seconds between looks at the disk; 0 for one look, at the start. Processes of one machine look at the same moments."""
     load_threads: int = 2
     """Models loaded at a time."""
     load_retries: int = 5
     """How often a failed load is tried again, with growing pauses."""
     compute_threads: int = 0
-    """Batches that run at a time, over all models; 0 for one more than the CPUs the process may use."""
+    """Batches that run at a time, over all models; 0 for one more than there are CPUs."""
     inline_us: float = 100.0
     """A batch expected to take less runs on the event loop: a hop to a thread and back would cost more. 0 for never."""
     drain_timeout_s: float = 20.0
@@ -86,10 +89,11 @@ class Engine:
         self.options = options
         self.clock = clock
         self.metrics = metrics or Metrics()
-        self._compute = ThreadPoolExecutor(options.compute_threads or available_cpus() + 1, "cornet-compute")
+        cpus = options.cpus or available_cpus()
+        self._compute = ThreadPoolExecutor(options.compute_threads or cpus + 1, "cornet-compute")
         self._loading = ThreadPoolExecutor(options.load_threads, "cornet-load")
         backend = BackendOptions(
-            options.providers, options.intra_op_threads, options.allow_cpu_fallback, options.device_id
+            options.providers, options.intra_op_threads, options.allow_cpu_fallback, options.device_id, options.cpus
         )
         self._manager = Manager(
             configs,
@@ -195,9 +199,19 @@ class Engine:
         servable.open(Scheduling(loop, self._compute, self.clock, self.options.inline_us / 1e6), self.metrics)
 
     async def _poll_forever(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self.options.poll_interval_s)
+            await asyncio.sleep(_pause_s(self.options.poll_interval_s, loop.time()))
             try:
                 await self._manager.poll()
             except Exception as error:  # noqa: BLE001  # reported; the next look may go well
                 _log.error("the repository could not be polled", cause=error)
+
+
+def _pause_s(interval_s: float, now: float) -> float:
+    """Seconds to the next multiple of the interval on the machine's monotonic clock, and not less than a tenth of it.
+
+    So workers that share a port look at the same moments, and change versions at nearly the same time.
+    """
+    rest_s = interval_s - now % interval_s
+    return rest_s if rest_s > interval_s / 10 else rest_s + interval_s

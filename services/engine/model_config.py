@@ -15,8 +15,8 @@ An unknown key is an error that names the known ones.
 """
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,28 @@ def load_models_file(path: Path) -> list[ModelConfig]:
     return [_model(name, table, path.parent, repository, f"{where}: models.{name}") for name, table in models.items()]
 
 
+def to_tables(configs: Iterable[ModelConfig]) -> dict[str, Any]:
+    """The `[models.<name>]` tables that say the same, for another process: plain values throughout."""
+    return {
+        config.name: {
+            "path": str(config.path.resolve()),
+            "versions": _policy_value(config.policy),
+            "labels": dict(config.labels),
+            "batching": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in asdict(config.batching).items()
+                if value is not None
+            },
+        }
+        for config in configs
+    }
+
+
+def from_tables(tables: Mapping[str, Any]) -> list[ModelConfig]:
+    """What `to_tables` was given."""
+    return [_model(name, table, Path(), Path(), f"models.{name}") for name, table in tables.items()]
+
+
 def _model(name: str, table: Any, base: Path, repository: Path, where: str) -> ModelConfig:
     if not isinstance(table, dict):
         raise InvalidArgument(f"{where}: expected a table. Received: {table!r}.")
@@ -123,6 +145,15 @@ def _policy(value: Any, where: str) -> VersionPolicy:
     raise InvalidArgument(
         f'{where}: expected "latest", "all", {{ latest = n }} or a list of versions. Received: {value!r}.'
     )
+
+
+def _policy_value(policy: VersionPolicy) -> Any:
+    match policy:
+        case Latest(count):
+            return {"latest": count}
+        case Specific(versions):
+            return list(versions)
+    return "all"
 
 
 def _batching(table: dict[str, Any], where: str) -> BatchingConfig:

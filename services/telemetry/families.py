@@ -1,11 +1,12 @@
 """cornet's own metrics, as prometheus_client's families, from the tables at scrape."""
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version as distribution_version
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from services import errors
 from services.telemetry.bounds import SECONDS
@@ -15,6 +16,16 @@ from services.telemetry.tables import CODE_NAMES, PHASES, Tables
 _VERSION_LABELS = ("model", "version")
 _BATCH_LABELS = ("model", "version", "signature")
 _REQUEST_LABELS = ("protocol", "method", "model", "version")
+
+
+class Families(Collector):
+    """What prometheus_client's registry asks at each scrape."""
+
+    def __init__(self, collected: Callable[[], Iterable[Metric]]) -> None:
+        self._collected = collected
+
+    def collect(self) -> Iterable[Metric]:
+        return self._collected()
 
 
 def families(tables: Tables, gpus: Sequence[GpuReading]) -> Iterator[Metric]:
@@ -101,9 +112,9 @@ def _batches(tables: Tables) -> Iterator[Metric]:
 
 def _versions(tables: Tables) -> Iterator[Metric]:
     state = GaugeMetricFamily(
-        "cornet_model_state", "1 for the state a version is in.", labels=(*_VERSION_LABELS, "state")
+        "cornet_model_state", "1 for each state that a worker has a version in.", labels=(*_VERSION_LABELS, "state")
     )
-    for key, name in tables.states.items():
+    for key, name in (*tables.states.items(), *sorted(tables.other_states)):
         state.add_metric((*key, name), 1)
     loads = GaugeMetricFamily(
         "cornet_model_load_seconds", "Seconds a version took to load and warm up.", labels=_VERSION_LABELS

@@ -34,6 +34,13 @@ class Histogram:
         if len(kept) >= _KEPT:
             self._settle()
 
+    def extend(self, values: Sequence[float]) -> None:
+        """Observe every one of a few values."""
+        kept = self._kept
+        kept += values
+        if len(kept) >= _KEPT:
+            self._settle()
+
     def add(self, values: np.ndarray) -> None:
         """Observe every one of `values` (f64 [N])."""
         places = self.bounds.searchsorted(values)
@@ -52,6 +59,18 @@ class Histogram:
         """Take in what another one of the same bounds has observed."""
         self._total += other.total
         self._counts += other._counts  # noqa: SLF001  # one class
+
+    def dump(self) -> tuple[list[int], float]:
+        """What `absorb` takes: observations by bound, the last number those beyond all of them; and their sum."""
+        self._settle()
+        return self._counts.tolist(), self._total
+
+    def absorb(self, counts: Sequence[int], total: float) -> None:
+        """Take in the dump of a histogram of the same bounds. Raises ValueError where there are not as many."""
+        if len(counts) != len(self._counts):
+            raise ValueError(f"Expected {len(self._counts)} counts. Received: {len(counts)}.")
+        self._counts += np.array(counts, np.int64)
+        self._total += total
 
     @property
     def total(self) -> float:

@@ -52,13 +52,34 @@ def get_logger(name: str) -> EventLogger:
     return EventLogger(logging.getLogger(name))
 
 
-def configure_logging(level: Level = "info", format: Format = "console") -> None:  # noqa: A002  # the setting's own name
-    """Send every log record of the process to stderr in one format. Called once, by the composition root."""
+def configure_logging(
+    level: Level = "info",
+    format: Format = "console",  # noqa: A002  # the setting's own name
+    **always: Any,
+) -> None:
+    """Send every log record of the process to stderr in one format. Called once, by the composition root.
+
+    `always` are fields that every line of the process has.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format == "json" else ConsoleFormatter())
+    if always:
+        handler.addFilter(_Always(always))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+class _Always(logging.Filter):
+    """Lets every record pass, with further fields."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        super().__init__()
+        self._always = fields
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        setattr(record, _FIELDS, {**_fields(record), **self._always})
+        return True
 
 
 class JsonFormatter(logging.Formatter):

@@ -12,10 +12,9 @@ the event loop's thread.
 Labels are bounded: a model name that no client invented (`track_version` has seen it), else `unknown`; the protocol and
 method names are the front ends' own constants.
 
-Processes that share a port can be merged at scrape: keys of the tables are label values, and their values add up
-(histograms of one kind have the same bounds), but for what describes a version (state, load, provider), which is the same
-in all of them, and the process's own metrics, which stay apart under a label. `families` and `compatibility` write any
-tables, those of one process or merged ones.
+Processes that share a port are merged at scrape (`snapshot`, `merged`): keys of the tables are label values, and their
+values add up (histograms of one kind have the same bounds); the process's own metrics stay apart under a label. `families`,
+`tfs_page` and `triton_page` write any tables, those of one process or merged ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,13 +23,14 @@ from typing import TypeAlias
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from services.telemetry import families, tfs_page, triton_page
 from services.telemetry.bounds import LATENCY_UNION
 from services.telemetry.exchange import Exchange
 from services.telemetry.gpu import Gpus
 from services.telemetry.histogram import RequestSeries
+from services.telemetry.merged import Pages, Peers
+from services.telemetry.snapshot import Snapshot, dump
 from services.telemetry.tables import BatchKey, BatchMetrics, Load, RequestKey, Tables, VersionKey
 
 __all__ = ["BatchMetrics", "Listener", "Metrics"]
@@ -44,7 +44,8 @@ Listener: TypeAlias = Callable[[Exchange], None]
 class Metrics:
     """All series of one process, in a registry of their own. `registry` may be given to add series beside them.
 
-    `gpus` False never asks for GPUs. `listeners` hear of every request that ends: the request log, the tracer.
+    `gpus` False never asks for GPUs. `listeners` hear of every request that ends: the request log, the tracer. `process` has
+    what is this process's own, and never adds up. `pages` is set where processes share the ports: what to answer then.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, gpus: bool = True) -> None:
@@ -56,9 +57,12 @@ class Metrics:
         """By protocol, method, model, version and code as an `Exchange` has them: what `admit` has found before."""
         self._models: set[str] = set()
         self._gpus = Gpus.find() if gpus else Gpus()
-        self.registry.register(_Families(self.families))
+        self.registry.register(families.Families(self.families))
+        self.process = CollectorRegistry()
         for standard in (ProcessCollector, PlatformCollector, GCCollector):
-            standard(registry=self.registry)
+            standard(registry=self.process)
+        self.registry.register(self.process)
+        self.pages: Pages | None = None
 
     def admit(self, protocol: str, method: str, model: str, version: int | None, code: int) -> RequestSeries:
         """The series of a kind of request seen for the first time; names that clients invent share one."""
@@ -103,6 +107,14 @@ class Metrics:
         for batch in [batch for batch in tables.batches if batch[:2] == key]:
             del tables.batches[batch]
 
+    def snapshot(self) -> Snapshot:
+        """All of it as plain data, for another process to merge with its own."""
+        return dump(self.tables, self.process)
+
+    def share(self, peers: Peers) -> None:
+        """Speak for `peers` too on both pages: those of `pages`."""
+        self.pages = Pages(peers, self._gpus)
+
     def render(self) -> tuple[bytes, str]:
         """The text exposition, Triton's names included, and its content type."""
         own = generate_latest(self.registry)
@@ -115,13 +127,3 @@ class Metrics:
     def families(self) -> Iterator[Metric]:
         """Every series of ours as prometheus_client's families."""
         return families.families(self.tables, self._gpus.read())
-
-
-class _Families(Collector):
-    """What prometheus_client's registry asks at each scrape."""
-
-    def __init__(self, collected: Callable[[], Iterator[Metric]]) -> None:
-        self._families = collected
-
-    def collect(self) -> Iterator[Metric]:
-        return self._families()

@@ -79,6 +79,8 @@ class Tables:
     """Requests that arrived, by protocol, answered or not."""
     batches: dict[BatchKey, BatchMetrics] = field(default_factory=dict)
     states: dict[VersionKey, str] = field(default_factory=dict)
+    other_states: set[tuple[VersionKey, str]] = field(default_factory=set)
+    """Of merged tables: states that further processes have a version in."""
     loads: dict[VersionKey, Load] = field(default_factory=dict)
     load_failures: dict[str, int] = field(default_factory=dict)
     request_log: dict[str, int] = field(default_factory=dict)

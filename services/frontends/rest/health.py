@@ -1,7 +1,7 @@
 """Routes for those who run the server: liveness, readiness, metrics."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from functools import partial
 
 import orjson
@@ -22,8 +22,8 @@ def routes(engine: Engine, metrics: Metrics) -> Iterable[Route]:
 
     yield route("livez", _livez)
     yield route("readyz", partial(_readyz, engine))
-    yield route("metrics", partial(_page, metrics.render))
-    yield route("monitoring/prometheus/metrics", partial(_page, metrics.render_tensorflow_serving))
+    yield route("metrics", partial(_metrics, metrics))
+    yield route("monitoring/prometheus/metrics", partial(_tensorflow_serving_metrics, metrics))
 
 
 def _livez(_: Request) -> Response:
@@ -41,6 +41,21 @@ def _readyz(engine: Engine, _: Request) -> Response:
     return Response(orjson.dumps(document), status=200 if ready else _UNAVAILABLE)
 
 
-def _page(render: Callable[[], tuple[bytes, str]], _: Request) -> Response:
-    body, content_type = render()
+def _metrics(metrics: Metrics, _: Request) -> Response | Awaitable[Response]:
+    return _page(metrics.render()) if metrics.pages is None else _shared(metrics.pages.render())
+
+
+def _tensorflow_serving_metrics(metrics: Metrics, _: Request) -> Response | Awaitable[Response]:
+    if metrics.pages is None:
+        return _page(metrics.render_tensorflow_serving())
+    return _shared(metrics.pages.render_tensorflow_serving())
+
+
+async def _shared(page: Awaitable[tuple[bytes, str]]) -> Response:
+    """A page of all the processes that share the port."""
+    return _page(await page)
+
+
+def _page(page: tuple[bytes, str]) -> Response:
+    body, content_type = page
     return Response(body, content_type=content_type.encode())

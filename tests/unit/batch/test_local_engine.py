@@ -10,7 +10,7 @@ from services.batch import Summary, local_engine
 from services.batch.decoding import Chunk, read_chunks
 from services.batch.job import Shard, Source
 from services.batch.local_engine import WORTH_PROCESSES, decoding_workers
-from services.engine.backend import available_cpus
+from services.cpus import available_cpus
 from services.errors import Internal
 
 Job = Callable[..., Summary]
