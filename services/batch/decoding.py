@@ -8,8 +8,10 @@ A chunk is what one worker task gets. Pictures are cut into chunks of one batch;
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from errno import EFBIG, EINVAL, EISDIR
 from itertools import islice
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -30,9 +32,12 @@ from services.batch.tables import (
     parquet_tables,
     read_span,
 )
-from services.errors import DataError
+from services.errors import DataError, DataLoss
 
 Key = int | str
+
+MAX_FILE_BYTES = 512 * 2**20
+"""Largest picture file that is read: more than the processor's largest picture takes uncompressed."""
 
 
 class Encoder(Protocol):
@@ -123,7 +128,10 @@ def decode(source: Source, encoder: Encoder, chunk: Chunk, batch_rows: int) -> D
 def _whole(source: Source, shard: Shard) -> Chunk:
     if source.format == "parquet":
         rows = shard.stop - shard.start
-        tables = list(parquet_tables(shard.file, _columns(source), shard.start, shard.stop, rows))
+        try:
+            tables = list(parquet_tables(shard.file, _columns(source), shard.start, shard.stop, rows))
+        except DataLoss as error:
+            return Chunk(shard.first_row, shard.rows, [Bad(str(error))] * rows)
         return Chunk(shard.first_row, shard.rows, pa.concat_tables(tables))
     header = tuple(header_of(shard.file)) if source.format == "csv" else ()
     return Chunk(shard.first_row, shard.rows, read_span(shard.file, shard.start, shard.stop), header)
@@ -132,10 +140,16 @@ def _whole(source: Source, shard: Shard) -> Chunk:
 def _picture_rows(source: Source, shard: Shard, batch_rows: int) -> Iterator[Row]:
     if source.format == "images":
         with open_parquet(shard.file) as file:
-            yield from file.read_row_group(shard.start).column("path").to_pylist()
+            names = file.read_row_group(shard.start).column("path").to_pylist()
+        yield from (name.decode("utf-8", "surrogateescape") for name in names)
     elif source.format == "parquet":
-        for table in parquet_tables(shard.file, _columns(source), shard.start, shard.stop, batch_rows):
-            yield from parquet_rows(table)
+        left = shard.stop - shard.start
+        try:
+            for table in parquet_tables(shard.file, _columns(source), shard.start, shard.stop, batch_rows):
+                yield from parquet_rows(table)
+                left -= table.num_rows
+        except DataLoss as error:
+            yield from [Bad(str(error))] * left
     else:
         yield from _rows(source, _whole(source, shard))
 
@@ -155,13 +169,18 @@ def _rows(source: Source, chunk: Chunk) -> Iterable[Row]:
 def _key(source: Source, row: Row, number: int) -> Key | None:
     """What identifies a row: its path, its key column as text, else its number. None where the key is missing."""
     if source.format == "images":
-        return str(row)
+        return _printable(str(row))
     if source.key is None:
         return number
     value = row.get(source.key) if isinstance(row, dict) else None
     if isinstance(row, Bad):
         return str(number)
-    return None if value is None or value == "" else str(value)
+    return None if value is None or value == "" else _printable(str(value))
+
+
+def _printable(text: str) -> str:
+    """A text that was no UTF-8, with its odd bytes written out, so that Parquet takes it."""
+    return text if text.isprintable() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _record(source: Source, encoder: Encoder, row: Row) -> Any:
@@ -217,7 +236,15 @@ def _read_all(paths: list[str]) -> list[bytes | Exception]:
 
 def _read(path: str) -> bytes | Exception:
     try:
-        return Path(path.removeprefix("file://")).read_bytes()
+        file = Path(path.removeprefix("file://"))
+        found = file.stat()
+        if S_ISDIR(found.st_mode):
+            return IsADirectoryError(EISDIR, "Is a directory")
+        if not S_ISREG(found.st_mode):
+            return OSError(EINVAL, "a pipe or device")  # reading one may never end
+        if found.st_size > MAX_FILE_BYTES:
+            return OSError(EFBIG, f"{found.st_size:,} bytes")
+        return file.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in a path
         return error
 

@@ -110,7 +110,7 @@ def _prepare(options: JobOptions, model: ModelRef, storage: Storage) -> tuple[Jo
     kind = getattr(encoder, "kind", "tensors")
     batch_rows = options.batch_rows or card.batch_rows
     shard_rows = options.shard_rows or _SHARD_ROWS.get(kind, _SHARD_ROWS_OF_TABLES)
-    found = find(options.input, kind)
+    found = find(options.input, kind, storage)
     identity = _identity(options, model, card, batch_rows, shard_rows)
     stored = _stored(storage, identity, overwrite=options.overwrite)
     if stored is not None:
@@ -188,7 +188,12 @@ def _locked(storage: Storage) -> Iterator[None]:
         yield
         return
     path = Path(storage.at(LOCK_FILE))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InvalidArgument(
+            f"Expected a folder to write to. Received: {storage.url}, which is or is in a file."
+        ) from None
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

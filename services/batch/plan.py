@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from services.batch.columns import Wanted, choose_columns
 from services.batch.job import Format, Plan, Shard, Source
-from services.batch.listing import FileEntry, Listing, find_input
+from services.batch.listing import FileEntry, Listing, encoded, find_input
+from services.batch.output import ERRORS_FILE, JOB_FOLDER, ROWS, SUMMARY_FILE
 from services.batch.storage import Storage
-from services.batch.tables import header_of, open_parquet, sniff_json, spans
+from services.batch.tables import check_columns, header_of, open_parquet, sniff_json, spans
 from services.errors import InvalidArgument, NotFound
 
 LISTING_FILE = "_job/listing.parquet"
@@ -27,7 +28,8 @@ _TABLES: dict[str, Format] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-_PATHS = pa.schema([("path", pa.string())])
+_PATHS = pa.schema([("path", pa.binary())])
+"""As the file system has them: on Linux a name is bytes, of whatever encoding."""
 _SHARDS = pa.schema(
     [(name, pa.int64()) for name in ("index", "rows", "first_row", "start", "stop")] + [("file", pa.string())]
 )
@@ -39,6 +41,7 @@ class Input:
 
     format: Format
     listing: Listing
+    url: str
 
     def files(self) -> Iterator[FileEntry]:
         for entry in self.listing.files():
@@ -47,9 +50,13 @@ class Input:
                 yield entry
 
 
-def find(url: str, kind: str) -> Input:
-    """What an input is: by its suffix, or by the model where it is a folder. Raises NotFound, InvalidArgument."""
-    listing = find_input(url)
+def find(url: str, kind: str, output: Storage) -> Input:
+    """What an input is: by its suffix, or by the model where it is a folder. Raises NotFound, InvalidArgument.
+
+    What the job itself writes is no input, also where `output` lies in the folder that is read.
+    """
+    own = (f"{ROWS}/", f"{JOB_FOLDER}/", ERRORS_FILE, SUMMARY_FILE)
+    listing = find_input(url).without(output.fs, tuple(map(output.at, own)))
     name = listing.single or (url if listing.pattern else "")
     if name:
         format_: Format | None = _format(name) or ("images" if kind == "image" else None)
@@ -61,7 +68,7 @@ def find(url: str, kind: str) -> Input:
     if format_ is None or (format_ == "images" and kind != "image"):
         expected = "a folder or glob of pictures, or " if kind == "image" else ""
         raise InvalidArgument(f"Expected {expected}files of one kind, out of {', '.join(_TABLES)}. Received: {url}.")
-    return Input(format_, listing)
+    return Input(format_, listing, url)
 
 
 def digest_of(found: Input, limit: int | None) -> str:
@@ -79,7 +86,7 @@ def make_plan(found: Input, wanted: Wanted, storage: Storage, shard_rows: int, l
     else:
         source, shards, digest = _plan_tables(found, wanted, shard_rows, limit)
     if not shards:
-        raise NotFound(f"Expected at least one record. Received: none in {found.listing.root}.")
+        raise NotFound(f"Expected at least one record. Received: none in {found.url}.")
     with storage.create(PLAN_FILE) as file:
         pq.write_table(pa.Table.from_pylist([asdict(shard) for shard in shards], _SHARDS), file)
     return Plan(source, tuple(shards), digest)
@@ -104,7 +111,7 @@ def _plan_pictures(
             for entry in portion:
                 digest.add(entry)
             group = len(shards)
-            names = [entry.name for entry in portion]
+            names = [encoded(entry.name) for entry in portion]
             writer.write_table(pa.table({"path": names}, _PATHS), row_group_size=shard_rows)
             shards.append(Shard(group, len(names), first, storage.url_of(LISTING_FILE), group, group + 1))
             first += len(names)
@@ -114,12 +121,14 @@ def _plan_pictures(
 def _plan_tables(found: Input, wanted: Wanted, shard_rows: int, limit: int | None) -> tuple[Source, list[Shard], str]:
     entries = sorted(found.files(), key=lambda entry: entry.name)
     if not entries:
-        raise NotFound(f"Expected a table of records. Received: no file of that name in {found.listing.root}.")
+        raise NotFound(f"Expected a table of records. Received: no file in {found.url}.")
     urls = [found.listing.url(entry.name) for entry in entries]
     source = choose_columns(found.format, wanted, partial(_columns, found.format, urls[0]), found.listing.root)
     shards: list[Shard] = []
     first = 0
     for url in urls:
+        if found.format == "parquet":
+            check_columns(url, source)
         for start, stop, rows in spans(source, url, shard_rows):
             taken = rows if limit is None else min(rows, limit - first)
             if taken <= 0:
@@ -159,7 +168,7 @@ class _Digest:
         self._count = 0
 
     def add(self, entry: FileEntry) -> None:
-        content = f"{entry.name}\0{entry.size}\0{entry.stamp}".encode("utf-8", "surrogateescape")
+        content = encoded(f"{entry.name}\0{entry.size}\0{entry.stamp}")
         self._sum = (self._sum + int.from_bytes(hashlib.sha256(content).digest())) % 2**256
         self._count += 1
 

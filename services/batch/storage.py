@@ -66,7 +66,9 @@ class Storage:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(target)  # a full disk does not say itself where
             temporary.unlink(missing_ok=True)
             raise
 

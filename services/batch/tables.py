@@ -1,5 +1,6 @@
 """CSV, JSON lines and Parquet: where shards of a table begin and end, and their rows."""
 
+import codecs
 import csv
 import io
 from collections import deque
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from services.batch.job import Source
 from services.batch.storage import open_url
-from services.errors import DataError
+from services.errors import DataError, DataLoss
 
 _SNIFFED_LINES = 100
 
@@ -29,6 +30,16 @@ class Bad:
 
 Row = dict[str, Any] | Any | Bad
 """A row by column name; whatever a JSON line holds; or why there is none."""
+
+
+def check_columns(url: str, source: Source) -> None:
+    """Raises DataError where a Parquet file lacks a column that is read, or has it twice."""
+    with open_parquet(url) as file:
+        names = file.schema_arrow.names
+    wanted = dict.fromkeys((*source.columns, *((source.key,) if source.key else ())))
+    wrong = [name for name in wanted if names.count(name) != 1]
+    if wrong:
+        raise DataError(f"Expected the columns {', '.join(wrong)}, each once. Received: {url} with {', '.join(names)}.")
 
 
 def spans(source: Source, url: str, shard_rows: int) -> Iterator[tuple[int, int, int]]:
@@ -64,7 +75,7 @@ def header_of(url: str) -> list[str]:
 
 def sniff_json(url: str) -> dict[str, Any]:
     """The first JSON object of a file, as an example of its columns; empty where its lines are no objects."""
-    with open_url(url) as file:
+    with _open_text(url) as file:
         for line in islice(file, _SNIFFED_LINES):
             row = _json(line)
             if isinstance(row, dict):
@@ -110,7 +121,10 @@ def json_rows(content: bytes) -> Iterator[Row]:
 
 
 def parquet_tables(url: str, columns: Sequence[str], start: int, stop: int, rows: int) -> Iterator[pa.Table]:
-    """The rows from `start` to `stop` of a file, in tables of `rows`; only the row groups that hold them are read."""
+    """The rows from `start` to `stop` of a file, in tables of `rows`; only the row groups that hold them are read.
+
+    Raises DataLoss where the file is damaged.
+    """
     with open_parquet(url) as file:
         groups: list[int] = []
         position = base = 0
@@ -123,7 +137,7 @@ def parquet_tables(url: str, columns: Sequence[str], start: int, stop: int, rows
         wanted = pa.schema([file.schema_arrow.field(name) for name in columns])
         left = wanted.empty_table()
         position = base
-        for batch in file.iter_batches(rows, row_groups=groups, columns=list(columns)):
+        for batch in _undamaged(url, file.iter_batches(rows, row_groups=groups, columns=list(columns))):
             first, last = max(start - position, 0), min(stop - position, batch.num_rows)
             position += batch.num_rows
             if first < last:
@@ -136,6 +150,15 @@ def parquet_tables(url: str, columns: Sequence[str], start: int, stop: int, rows
             yield left
 
 
+def _undamaged(url: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from batches
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the file system or the network: no fault of the rows
+        raise DataLoss(f"expected whole pages of Parquet in {url}. Received: {' '.join(str(error).split())}") from error
+
+
 def parquet_rows(table: pa.Table) -> Iterator[Row]:
     names = table.column_names
     for cells in zip(*(column.to_pylist() for column in table.columns), strict=True):
@@ -144,11 +167,11 @@ def parquet_rows(table: pa.Table) -> Iterator[Row]:
 
 def _places(source: Source, url: str) -> Iterator[tuple[int, int]]:
     """Where each record of a CSV or JSONL file begins and ends, in bytes."""
-    start = _header(url)[1] if source.format == "csv" else 0
-    with open_url(url) as file:
-        file.seek(start)
+    with _open_text(url) as file:
         if source.format == "csv":
-            first = start
+            file.seek(_header(url)[1])
+        start = first = file.tell()
+        if source.format == "csv":
             for stop, _ in _csv_records(file):
                 yield start, first + stop
                 start = first + stop
@@ -161,12 +184,24 @@ def _places(source: Source, url: str) -> Iterator[tuple[int, int]]:
 
 def _header(url: str) -> tuple[list[str], int]:
     """Names, and where the first row begins."""
-    with open_url(url) as file:
+    with _open_text(url) as file:
+        start = file.tell()
         stop, cells = next(_csv_records(file), (0, Bad("an empty file")))
     if isinstance(cells, Bad) or len(set(cells)) != len(cells):
         received = cells.reason if isinstance(cells, Bad) else ", ".join(cells)
         raise DataError(f"Expected a header of different column names. Received: {received}.")
-    return [cells[0].removeprefix("\ufeff"), *cells[1:]], stop
+    return cells, start + stop
+
+
+@contextmanager
+def _open_text(url: str) -> Iterator[Any]:
+    """A file behind its byte order mark, if it has one. Raises DataError for UTF-16."""
+    with open_url(url) as file:
+        mark = file.read(len(codecs.BOM_UTF8))
+        if mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(f"Expected UTF-8. Received: UTF-16 in {url}.")
+        file.seek(len(mark) if mark == codecs.BOM_UTF8 else 0)
+        yield file
 
 
 def _csv_records(source: Iterable[bytes]) -> Iterator[tuple[int, list[str] | Bad]]:
