@@ -3,6 +3,7 @@
 Handlers see bytes and a `Call`, never a transport's own types, so that every transport serves the same table.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TypeAlias
 
 from services import errors
 from services.engine.request import InferenceResponse, Outcome
-from services.errors import CornetError
+from services.errors import CornetError, ShuttingDown
 from services.frontends.status import Dialect, grpc_code, to_cornet
 from services.telemetry.exchange import Exchange
 from services.telemetry.metrics import Metrics
@@ -136,6 +137,45 @@ def serve(method: UnaryMethod, data: bytes, call: Call) -> None:
         method.handler(data, call)
     except Exception as error:  # noqa: BLE001 - reported to the client and logged
         call.fail(to_cornet(error))
+
+
+async def serve_stream(
+    method: StreamMethod,
+    requests: AsyncIterator[bytes],
+    context: StreamContext,
+    metrics: Metrics,
+    stopping: Callable[[], bool],
+) -> AsyncIterator[bytes]:
+    """Run a stream's handler, counted from its start to its end; a transport carries what it yields.
+
+    Raises what the caller is to be told: a CornetError, logged where the fault is ours; ShuttingDown where the transport
+    cancels it because it is `stopping`. A caller who goes away is counted as CANCELLED.
+    """
+    exchange = Exchange(metrics, method.protocol, method.name, context.metadata)
+    code, sent_bytes = errors.CANCELLED, 0
+
+    async def received() -> AsyncIterator[bytes]:
+        async for data in requests:
+            exchange.received_bytes += len(data)
+            yield data
+
+    try:
+        async for data in method.handler(received(), context):
+            sent_bytes += len(data)
+            yield data
+        code = errors.OK
+    except asyncio.CancelledError:
+        if not stopping():
+            raise
+        code = errors.UNAVAILABLE
+        raise ShuttingDown("The server is shutting down.") from None
+    except Exception as error:  # noqa: BLE001 - raised again, as what the caller is told
+        refusal = to_cornet(error)
+        exchange.report(refusal)
+        code = refusal.code
+        raise refusal from refusal.__cause__
+    finally:
+        exchange.finish(code, sent_bytes)
 
 
 def bounded(text: str) -> str:

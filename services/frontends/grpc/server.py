@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Self
 import grpc
 
 from services import errors
-from services.errors import CornetError, ShuttingDown, Unavailable
+from services.errors import CornetError, Unavailable
 from services.frontends.grpc.call import (
     Call,
     Method,
@@ -19,9 +19,9 @@ from services.frontends.grpc.call import (
     UnaryMethod,
     bounded,
     serve,
+    serve_stream,
 )
-from services.frontends.status import to_cornet
-from services.telemetry.exchange import REQUEST_ID, report
+from services.telemetry.exchange import REQUEST_ID
 from services.telemetry.metrics import Metrics
 
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -138,17 +138,12 @@ class GrpcServer:
         async def handle(requests: Any, context: Any) -> AsyncIterator[bytes]:
             task = asyncio.current_task()
             self._streams.add(task)
+            caller = StreamContext(context.invocation_metadata() or ())
             try:
-                async for data in method.handler(aiter(requests), StreamContext(context.invocation_metadata() or ())):
+                async for data in serve_stream(method, aiter(requests), caller, self._metrics, lambda: self._stopping):
                     yield data
-            except asyncio.CancelledError:
-                if not self._stopping:
-                    raise
-                await _abort_with(context, ShuttingDown("The server is shutting down."))
-            except Exception as error:  # noqa: BLE001 - reported to the client and logged
-                refusal = to_cornet(error)
-                report(refusal, protocol=method.protocol, method=method.name)
-                await _abort_with(context, refusal)
+            except CornetError as refusal:
+                await _abort(context, refusal.code, bounded(str(refusal)))
             finally:
                 self._streams.discard(task)
 
@@ -188,10 +183,6 @@ def _compression(name: str) -> Any:
         return {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}[name]
     except KeyError:
         raise errors.InvalidArgument(f"Expected a gRPC compression out of gzip, deflate. Received: {name!r}.") from None
-
-
-async def _abort_with(context: Any, error: CornetError) -> NoReturn:
-    await _abort(context, error.code, bounded(str(error)))
 
 
 async def _abort(context: Any, code: int, text: str) -> NoReturn:

@@ -9,6 +9,8 @@ import pytest
 from services.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from services.frontends.grpc.call import Call, MethodTable, StreamContext, StreamMethod, UnaryMethod
 from services.frontends.grpc.server import GrpcOptions, GrpcServer
+from services.telemetry.metrics import Metrics
+from services.telemetry.tables import CODE_NAMES
 
 TIMEOUT_S = 20
 
@@ -38,11 +40,12 @@ def run(
     scenario: Callable[[GrpcServer, grpc.aio.Channel], Awaitable[None]],
     options: GrpcOptions | None = None,
     channel_options: tuple[tuple[str, int], ...] = (),
+    metrics: Metrics | None = None,
 ) -> None:
     """Run the scenario against a server on a free port."""
 
     async def main() -> None:
-        server = GrpcServer(methods, "127.0.0.1", 0, options=options, clock=lambda: 1000.0)
+        server = GrpcServer(methods, "127.0.0.1", 0, options=options, metrics=metrics, clock=lambda: 1000.0)
         port = await server.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options) as channel:
@@ -162,6 +165,44 @@ def test_an_unforeseen_error_in_a_stream_is_internal() -> None:
     run(table(stream_fail=stream_fail), scenario)
 
 
+def ended(metrics: Metrics) -> dict[str, int]:
+    """How many calls ended, by code; each must have."""
+    counts = {}
+    for key, series in metrics.tables.requests.items():
+        series.settle()
+        counts[CODE_NAMES[key.code]] = series.seconds.count
+    assert metrics.tables.arrived["t"] == sum(counts.values())
+    return counts
+
+
+def test_streams_are_counted_by_how_they_end() -> None:
+    metrics = Metrics(gpus=False)
+    gone = asyncio.Event()
+
+    async def stream_wait(requests: AsyncIterator[bytes], context: StreamContext) -> AsyncIterator[bytes]:
+        try:
+            yield await anext(requests)
+            await asyncio.sleep(TIMEOUT_S)
+        finally:
+            gone.set()
+
+    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+        echo = channel.stream_stream("/t.T/stream_echo")
+        assert [data async for data in echo(iter([b"ab", b"c"]))] == [b"ab", b"c"]
+        await refused(echo(iter([b"bad"])).read())
+        left = channel.stream_stream("/t.T/stream_wait")()
+        await left.write(b"x")
+        await left.read()
+        assert metrics.tables.arrived["t"] == 3
+        left.cancel()
+        await gone.wait()
+
+    run(table(stream_echo=stream_echo, stream_wait=stream_wait), scenario, metrics=metrics)
+    assert ended(metrics) == {"OK": 1, "INVALID_ARGUMENT": 1, "CANCELLED": 1}
+    [finished] = [series for key, series in metrics.tables.requests.items() if CODE_NAMES[key.code] == "OK"]
+    assert (finished.received_bytes, finished.sent_bytes) == (3, 3)
+
+
 def test_a_message_over_the_limit_is_refused() -> None:
     async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
         assert await channel.unary_unary("/t.T/Echo")(b"x" * 1000) == b"x" * 1000
@@ -252,6 +293,8 @@ def test_stopping_cancels_calls_that_outlast_the_grace() -> None:
 
 
 def test_stopping_ends_streams_at_once() -> None:
+    metrics = Metrics(gpus=False)
+
     async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
         call = channel.stream_stream("/t.T/stream_echo")()
         await call.write(b"a")
@@ -261,4 +304,5 @@ def test_stopping_ends_streams_at_once() -> None:
         assert code is grpc.StatusCode.UNAVAILABLE
         await stopping
 
-    run(table(stream_echo=stream_echo), scenario)
+    run(table(stream_echo=stream_echo), scenario, metrics=metrics)
+    assert ended(metrics) == {"UNAVAILABLE": 1}
