@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -33,7 +34,9 @@ def cornet(typed_repository: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="module")
-def bento(typed_repository: Path, free_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def bento(
+    typed_repository: Path, free_port: int, tmp_path_factory: pytest.TempPathFactory, collector: Any
+) -> Iterator[ServerProcess]:
     """`bentoml serve`, whose log does not name the port that its own options gave it."""
     flags = ["serve", "services.bento_service:ModelService", "--host", "127.0.0.1", "--port", str(free_port)]
     environment = {
@@ -41,6 +44,7 @@ def bento(typed_repository: Path, free_port: int, tmp_path_factory: pytest.TempP
         "BENTOML_HOME": str(tmp_path_factory.mktemp("bento")),
         "CORNET_REPOSITORY": str(typed_repository),
         "CORNET_GRPC_PORT": "0",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
     }
     with ServerProcess(typed_repository, command=["-m", "bentoml", *flags], environment=environment) as server:
         server.http_url = f"http://127.0.0.1:{free_port}"
@@ -116,6 +120,11 @@ def test_grpc_is_served_beside_bentoml(bento: ServerProcess) -> None:
         assert ready(b"", timeout=20) == b"\x08\x01"
 
 
-def test_bentoml_serve_drains_and_ends_in_order(bento: ServerProcess) -> None:
+def test_bentoml_serve_drains_and_ends_in_order_with_its_traces_sent(bento: ServerProcess, collector: Any) -> None:
+    context = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for path, body in (("/regress", {"records": [POINT]}), ("/v1/models/regressor:predict", {"instances": [[1, 2]]})):
+        httpx.post(bento.http_url + path, json=body, headers={"traceparent": context}, timeout=60).raise_for_status()
     assert bento.stop() == 0
     assert [line for line in bento.log if line["event"] != "output"][-1]["event"] == "stopped"
+    parents = {span.name for span in collector.spans() if span.parent_span_id.hex() == context.split("-")[2]}
+    assert parents == {"typed regress", "tfs-rest predict"}

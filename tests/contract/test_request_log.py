@@ -84,6 +84,7 @@ def test_every_protocol_leaves_one_record_with_its_tensors(logged: list[Logged])
     ]
     for one in answered:
         assert (one.fields["model"], one.fields["version"], one.fields["rows"]) == ("regressor", 1, 1)
+        assert one.fields["received_bytes"] > 0 < one.fields["sent_bytes"]
         assert one.inputs is not None
         assert one.outputs is not None
         np.testing.assert_array_equal(one.inputs["features"], POINT)

@@ -202,7 +202,7 @@ class _Post:
         CURRENT.set(exchange)
         code = errors.OK
         try:
-            call = await self._read(scope, receive)
+            call = await self._read(scope, receive, exchange)
             exchange.model = call.model if isinstance(call.model, str) else ""
             answer = await self._answer(call, receive)
             exchange.model, exchange.version = answer["model"], answer["version"]
@@ -240,8 +240,9 @@ class _Post:
         finally:
             watch.stop()
 
-    async def _read(self, scope: Scope, receive: Receive) -> Call:
+    async def _read(self, scope: Scope, receive: Receive, exchange: Exchange) -> Call:
         body = await read_body(receive, dict(scope["headers"]), self._app.bound().max_body_bytes)
+        exchange.received_bytes = len(body)
         return await parse_call(self._endpoint, Headers(raw=scope["headers"]), QueryParams(scope["query_string"]), body)
 
 
