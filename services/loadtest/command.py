@@ -53,9 +53,13 @@ def loadtest(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="An NPZ of tensors, or a JSON body, to send instead."),
+        typer.Option(
+            exists=True, dir_okay=False, help="An NPZ of tensors, a JSON body, or a request log, to send instead."
+        ),
     ] = None,
-    distinct: Annotated[int, typer.Option(min=1, max=10_000, help="Different requests made from the signature.")] = 16,
+    distinct: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Different requests made, or taken from a log.")
+    ] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Of inputs and arrivals.")] = 0,
     find_max: Annotated[
         bool, typer.Option("--find-max", help="Search the highest load within the thresholds, from the load given.")

@@ -6,12 +6,14 @@ for measuring; a model that refuses them (an id past its table, say) is measured
 
 import zipfile
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from services.errors import DataError, InvalidArgument
-from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec, dtype_of
+from services.telemetry.request_log.reading import read
+from services.tensors import BY_NAME, DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec, dtype_of
 
 _WORDS = np.array([b"free", b"entry", b"prize", b"friday", b"meeting", b"price", b"draw", b"tomorrow"], object)
 _WORDS_PER_STRING = 8
@@ -58,6 +60,23 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         if dtype_of(array).is_string:
             arrays[name] = np.char.encode(array).astype(object) if array.dtype.kind == "U" else array.astype(object)
     return arrays
+
+
+def read_logged(path: Path, model: str, signature: str, most: int) -> list[dict[str, np.ndarray]]:
+    """Inputs of the first `most` requests in a request log that this model answered. Raises DataError where it has none."""
+    answered = (
+        logged.inputs
+        for logged in read(path)
+        if logged.fields["code"] == "OK"
+        and (logged.fields["model"], logged.fields["signature"]) == (model, signature or DEFAULT_SIGNATURE)
+    )
+    found = list(islice((inputs for inputs in answered if inputs is not None), most))
+    if not found:
+        raise DataError(
+            f"{path.name}: expected requests that {model} answered, with their payloads. Received: none; "
+            "they are logged with CORNET_REQUEST_LOG_PAYLOADS=true."
+        )
+    return found
 
 
 def rows_of(inputs: Mapping[str, np.ndarray]) -> int:

@@ -36,7 +36,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The server, the model and the inputs. `metrics_url` '' is no scrape; `file` an NPZ of tensors or a JSON body."""
+    """The server, the model and the inputs. `metrics_url` '' is no scrape; `file` an NPZ of tensors, a JSON body, or
+    a request log (.jsonl or .parquet), of which the first `distinct` requests for the model are sent in turn.
+    """
 
     protocol: str
     address: str

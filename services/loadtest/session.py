@@ -122,6 +122,12 @@ class _Session:
             arrays = made.read_arrays(target.file)
             self._rows = made.rows_of(arrays)
             self._requests = [dialect.predict(target.model, arrays)]
+        elif target.file is not None and target.file.suffix in (".jsonl", ".parquet"):
+            model = target.model
+            logged = made.read_logged(target.file, model.name, model.signature, target.distinct)
+            counts = {made.rows_of(arrays) for arrays in logged}
+            self._rows = counts.pop() if len(counts) == 1 else None
+            self._requests = [dialect.predict(model, arrays) for arrays in logged]
         elif target.file is not None:
             self._rows = None
             self._requests = [dialect.predict_body(target.model, description, target.file.read_bytes())]

@@ -16,7 +16,7 @@ import numpy as np
 
 from services.telemetry.exchange import Exchange
 from services.telemetry.tables import CODE_NAMES, PHASES
-from services.tensors import BY_OIP, dtype_of
+from services.tensors import BY_OIP, DEFAULT_SIGNATURE, dtype_of
 
 LISTED_VALUES = 1024
 """A tensor of more values is written as the bytes they are, in base64."""
@@ -157,7 +157,7 @@ def record(exchange: Exchange, payload_bytes: int | None) -> Record:
         method=exchange.operation,
         model=exchange.model[:_LONGEST_NAME],
         version=exchange.version,
-        signature=None if request is None else request.signature[:_LONGEST_NAME],
+        signature=None if request is None else (request.signature or DEFAULT_SIGNATURE)[:_LONGEST_NAME],
         code=exchange.code,
         rows=rows,
         batch_rows=None if response is None else response.batch_rows,

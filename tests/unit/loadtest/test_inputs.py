@@ -1,8 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
 from services.errors import DataError, InvalidArgument
-from services.loadtest.inputs import generate, read_arrays
+from services.loadtest.inputs import generate, read_arrays, read_logged
 from services.tensors import BY_NAME, DTYPES, Signature, TensorSpec
 
 
@@ -59,3 +61,17 @@ def test_an_npz_file_is_read_and_anything_else_refused(tmp_path) -> None:
     other.write_bytes(b"no archive")
     with pytest.raises(DataError, match="NPZ"):
         read_arrays(other)
+
+
+def test_the_inputs_of_a_request_log_are_those_the_model_answered(tmp_path) -> None:
+    path = tmp_path / "requests.jsonl"
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2, 1], "data": [1, 2]}
+    line = {"code": "OK", "model": "m", "signature": "serving_default", "inputs": [tensor]}
+    others = [{**line, "model": "n"}, {**line, "code": "INTERNAL"}, {**line, "inputs": [{**tensor, "data": None}]}]
+    path.write_text("".join(json.dumps(one) + "\n" for one in (*others, line, line, line)))
+
+    logged = read_logged(path, "m", "serving_default", 2)
+
+    assert [arrays["x"].tolist() for arrays in logged] == [[[1.0], [2.0]]] * 2
+    with pytest.raises(DataError, match="CORNET_REQUEST_LOG_PAYLOADS"):
+        read_logged(path, "absent", "serving_default", 2)
