@@ -106,6 +106,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 def _tell(channel: socket.socket, error: CornetError) -> None:
     try:
+        channel.setblocking(True)  # its duplicate was the loop's
         channel.sendall(frames.encode("failed", reason=str(error)))
     except OSError:
         _log.error("the worker cannot start", reason=str(error))  # and nobody is left to be told
