@@ -20,6 +20,7 @@ from pathlib import Path
 
 from services.cpus import available_cpus
 from services.engine.backend import BackendOptions
+from services.engine.lanes import Lane, Receiver
 from services.engine.loader import LoadOptions
 from services.engine.manager import Manager, RetryOptions, VersionState, VersionStatus
 from services.engine.model_config import ModelConfig
@@ -130,6 +131,7 @@ class Engine:
         if self._stopped:
             return
         self._stopped = True
+        self._manager.validity.holds = False
         if self._polling is not None:
             self._polling.cancel()
             with suppress(asyncio.CancelledError):
@@ -152,6 +154,16 @@ class Engine:
         if self._stopped:
             raise ShuttingDown("The server is shutting down.")
         return self._find(request.model, request.version, request.label).submit(request, done)
+
+    def lane(self, request: InferenceRequest, receiver: Receiver) -> Lane | None:
+        """The short way for requests like this one, as long as the lane's `validity` holds; None where there is none.
+
+        The form counts: everything but the deadline and the values of its input. Raises what `submit` would.
+        """
+        if self._stopped:
+            raise ShuttingDown("The server is shutting down.")
+        servable = self._find(request.model, request.version, request.label)
+        return servable.lane(request, receiver, self._manager.validity)
 
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
         """`submit` for coroutines: returns the response or raises the error; cancelling the task withdraws the request."""

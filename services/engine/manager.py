@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from services.engine import loader
+from services.engine.lanes import Validity
 from services.engine.loader import LoadOptions
 from services.engine.model_config import ModelConfig
 from services.engine.repository import VersionDirectory, scan_model, scan_repository
@@ -115,6 +116,8 @@ class Manager:
         self._open = open_servable
         self._load = load
         self._models = {config.name: _Model(config, required=True) for config in configs or ()}
+        self.validity = Validity()
+        """Holds until what `find` returns may change."""
         self._polled = False
         self._unreadable = False
         self._stopping = False
@@ -293,7 +296,7 @@ class Manager:
         else:
             self._open(servable)
             version.servable = entry.available[number] = servable
-            entry.latest = entry.available[max(entry.available)]
+            self._available_changed(entry)
             self._move(entry, version, VersionState.AVAILABLE)
             seconds = self._clock() - began
             provider, warm_up_s = servable.providers[0], servable.warm_up_s
@@ -325,7 +328,7 @@ class Manager:
         number = version.directory.version
         self._move(entry, version, VersionState.UNLOADING)
         entry.available.pop(number)
-        entry.latest = entry.available[max(entry.available)] if entry.available else None
+        self._available_changed(entry)
         self._start(self._unload_version(entry, version))
 
     async def _unload_version(self, entry: _Model, version: _Version) -> None:
@@ -341,6 +344,11 @@ class Manager:
         self._move(entry, version, VersionState.END)
         _log.info("version unloaded", model=entry.config.name, version=version.directory.version)
         self._step(entry)
+
+    def _available_changed(self, entry: _Model) -> None:
+        entry.latest = entry.available[max(entry.available)] if entry.available else None
+        self.validity.holds = False
+        self.validity = Validity()
 
     def _move(self, entry: _Model, version: _Version, state: VersionState) -> None:
         check_move(version.state, state)

@@ -66,6 +66,13 @@ def as_error(error: BaseException) -> CornetError:
     return Internal("The batch could not be run; the server's log has the cause.")
 
 
+def expect_rows(answer: Arrays, rows: int) -> None:
+    """Raise Internal where an output does not have as many rows as went in."""
+    for name, array in answer.items():
+        if array.ndim == 0 or array.shape[0] != rows:
+            raise Internal(f"{name}: expected {rows} rows, as many as went in. Received: shape {list(array.shape)}.")
+
+
 def join(parts: Mapping[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The answer of a request that was cut, from the answers of its pieces by their first row."""
     ordered = [parts[start] for start in sorted(parts)]
@@ -87,9 +94,7 @@ def _merge(pieces: Sequence[Piece], padding: int) -> Arrays:
 
 def _split(answer: Arrays, pieces: Sequence[Piece], rows: int) -> list[dict[str, np.ndarray]]:
     """Views of the answer, one per piece. Raises Internal where an output does not have the batch's rows."""
-    for name, array in answer.items():
-        if array.ndim == 0 or array.shape[0] != rows:
-            raise Internal(f"{name}: expected {rows} rows, as many as went in. Received: shape {list(array.shape)}.")
+    expect_rows(answer, rows)
     results = []
     first = 0
     for piece in pieces:

@@ -14,6 +14,7 @@ import numpy as np
 from services.engine.backend import Backend
 from services.engine.batching import Batcher
 from services.engine.costs import CostTable
+from services.engine.lanes import Lane, Receiver, Validity
 from services.engine.model_config import BatchingOptions
 from services.engine.request import Done, InferenceRequest
 from services.engine.scheduling import Identity, Pending, Scheduling
@@ -22,6 +23,9 @@ from services.errors import ModelNotReady, ShuttingDown, SignatureNotFound
 from services.manifest import Manifest
 from services.telemetry.metrics import Metrics
 from services.tensors import DEFAULT_SIGNATURE, Signature
+
+_NUMBERS = "iuf"
+"""Kinds of numpy types whose every byte may be taken as it came: of a bool's, only 0 and 1."""
 
 
 class Servable:
@@ -81,6 +85,24 @@ class Servable:
 
     def submit(self, request: InferenceRequest, done: Done) -> Pending:
         """Validate and queue. Raises what is wrong at once; otherwise `done` is called once, later."""
+        batcher, outputs, rows, key = self._enter(request)
+        return batcher.enqueue(request.inputs, rows, key, outputs, request.deadline, done)
+
+    def lane(self, request: InferenceRequest, receiver: Receiver, validity: Validity) -> Lane | None:
+        """The lane for requests of this one's form. Raises what is wrong with it; None where there is no lane for it.
+
+        There is one for requests of a single tensor of numbers that are not larger than a batch.
+        """
+        batcher, outputs, rows, key = self._enter(request)
+        arrays = list(request.inputs.values())
+        if not batcher.batchable or len(arrays) != 1 or rows > self.batching.max_batch_rows:
+            return None
+        if not arrays[0].size or arrays[0].dtype.kind not in _NUMBERS:
+            return None
+        return Lane(batcher, key, outputs, request.inputs, receiver, validity)
+
+    def _enter(self, request: InferenceRequest) -> tuple[Batcher, tuple[str, ...], int, Hashable]:
+        """The batcher, the outputs, the rows, and what is equal for requests that may share a run. Validates."""
         entrance = self._entrances.get(request.signature or DEFAULT_SIGNATURE)
         if entrance is None:
             if not self._entrances:
@@ -89,8 +111,7 @@ class Servable:
         plan, batcher = entrance
         outputs = plan.choose(request.outputs) if request.outputs else plan.outputs
         rows, shape = plan.check(request.inputs)
-        key: Hashable = shape if outputs is plan.outputs else (shape, outputs)
-        return batcher.enqueue(request.inputs, rows, key, outputs, request.deadline, done)
+        return batcher, outputs, rows, shape if outputs is plan.outputs else (shape, outputs)
 
     @property
     def default_signature(self) -> Signature:

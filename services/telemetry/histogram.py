@@ -41,11 +41,15 @@ class Histogram:
         if len(kept) >= _KEPT:
             self._settle()
 
-    def add(self, values: np.ndarray) -> None:
-        """Observe every one of `values` (f64 [N])."""
+    def add(self, values: np.ndarray, times: np.ndarray | None = None) -> None:
+        """Observe every one of `values` (f64 [N]), each as many `times` (f64 [N]) as that says."""
         places = self.bounds.searchsorted(values)
-        self._counts += np.bincount(places, minlength=len(self._counts))
-        self._total += float(values.sum())
+        if times is None:
+            self._counts += np.bincount(places, minlength=len(self._counts))
+            self._total += float(values.sum())
+        else:
+            self._counts += np.bincount(places, times, len(self._counts)).astype(np.int64)
+            self._total += float(values @ times)
 
     @classmethod
     def merged(cls, histograms: Sequence["Histogram"]) -> Self:
@@ -112,23 +116,75 @@ class RequestSeries:
     had that encoded (seconds on one clock), the engine's `queue_us` and `compute_us`, bytes received, bytes sent; NAN in
     place of what a request without an inference has not. It then calls `settle` once there are `FULL` numbers; `settle`
     comes also before anything else of this is read. `last_ended_at` is when the last answer was encoded, 0 before the first.
+
+    Requests that were answered together are counted together, by `count_run`: most of these numbers are then the same for
+    all of them.
     """
 
     WIDTH = 8
     FULL = 1024 * WIDTH
 
-    __slots__ = ("kept", "last_ended_at", "received_bytes", "seconds", "sent_bytes", "steps")
+    __slots__ = (
+        "_arrived",
+        "_decoded",
+        "_runs",
+        "kept",
+        "last_ended_at",
+        "received_bytes",
+        "seconds",
+        "sent_bytes",
+        "steps",
+    )
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.kept: list[float] = []
+        self._arrived: list[float] = []
+        self._decoded: list[float] = []
+        self._runs: list[float] = []
         self.seconds = Histogram(bounds)
         self.steps = tuple(Histogram(bounds) for _ in range(4))
         self.received_bytes = 0
         self.sent_bytes = 0
         self.last_ended_at = 0.0
 
+    def count_run(
+        self,
+        arrived: Sequence[float],
+        decoded: Sequence[float],
+        dispatched: float,
+        inferred: float,
+        ended: float,
+        compute_s: float,
+    ) -> None:
+        """Count the requests of one run: when each arrived and was decoded, and when all of them went into the run, came out
+        of it and were encoded; seconds on one clock.
+        """
+        self._arrived += arrived
+        self._decoded += decoded
+        self._runs += (len(arrived), dispatched, inferred, ended, compute_s)
+        if len(self._arrived) >= _KEPT:
+            self._settle_runs()
+
+    def _settle_runs(self) -> None:
+        """Count what `count_run` kept: some 100 us where it is full."""
+        times, dispatched, inferred, ended, compute_s = _columns(self._runs, 5)
+        arrived, decoded = _columns(self._arrived, 1)[0], _columns(self._decoded, 1)[0]
+        self._arrived.clear()
+        self._decoded.clear()
+        self._runs.clear()
+        counts = times.astype(np.intp)
+        self.seconds.add(ended.repeat(counts) - arrived)
+        self.last_ended_at = float(ended[-1])
+        decode, queue, compute, encode = self.steps
+        decode.add(decoded - arrived)
+        queue.add(dispatched.repeat(counts) - decoded)
+        compute.add(compute_s, times)
+        encode.add(ended - inferred, times)
+
     def settle(self) -> None:
         """Count what is kept: some 300 us where it is full."""
+        if self._arrived:
+            self._settle_runs()
         if not self.kept:
             return
         arrived, decoded, inferred, ended, queue_us, compute_us, received, sent = _columns(self.kept, self.WIDTH)
