@@ -5,7 +5,7 @@ Answers always use raw contents, as Triton's do; requests use raw or typed conte
 Sources: the Open Inference Protocol's gRPC part, and Triton's `grpc/infer_handler.cc` for what it leaves open.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,7 +27,7 @@ from services.protocols.messages import (
 )
 from services.protocols.oip_raw import datatype_of, decode_raw, encode_raw
 from services.protocols.shapes import checked_shape, expect_count, narrowed
-from services.protocols.wire import delimited, packed_values, tag, text, varint
+from services.protocols.wire import around_rows, delimited, packed_values, tag, text, varint
 from services.tensors import DYNAMIC, DType, Signature, TensorSpec, dtype_of
 
 _CONTENTS = {
@@ -88,6 +88,46 @@ def encode_infer(response: InferenceResponse, request_id: str) -> bytes:
         data = encode_raw(array)
         raw += (_RAW, varint(len(data)), data)
     return b"".join((*parts, *raw))
+
+
+def encode_rows(
+    model: str, version: int, outputs: Mapping[str, np.ndarray], rows: int, firsts: Iterable[int], ids: Sequence[bytes]
+) -> list[bytes] | None:
+    """`encode_infer` for many requests of so many rows each, which begin at `firsts` in the outputs of one run.
+
+    `ids` are their id fields as serialised, or none at all. None where an output's bytes differ by more than their values.
+    """
+    described, texts = [], []
+    for name, array in outputs.items():
+        dtype = dtype_of(array)
+        if dtype.is_string:
+            return None
+        described.append(_output_tensor(name, dtype.oip, (rows, *array.shape[1:])))
+        texts.append(_RAW + varint(array.nbytes // len(array) * rows))
+    head = text(_NAME, model) + text(_VERSION, str(version))
+    texts[0] = b"".join(described) + texts[0]
+    texts.append(b"")
+    if not ids:
+        texts[0] = head + texts[0]
+        return around_rows(texts, list(outputs.values()), rows, firsts)
+    answers = around_rows(texts, list(outputs.values()), rows, firsts)
+    return [head + request_id + answer for request_id, answer in zip(ids, answers, strict=True)]
+
+
+def id_field(data: bytes) -> tuple[int, int] | None:
+    """Where a serialised ModelInferRequest has its id field, tag and length included: from, to. None where it is not plain.
+
+    Plain: behind model_name and perhaps model_version, all of them of less than 128 bytes, and an id in ASCII.
+    """
+    position = 0
+    for tags in (b"\n", b"\x12"):
+        if data[position : position + 1] == tags and position + 1 < len(data) and data[position + 1] < 128:
+            position += 2 + data[position + 1]
+    start = position
+    if data[start : start + 1] != _ID or start + 1 >= len(data) or not 0 < data[start + 1] < 128:
+        return None
+    stop = start + 2 + data[start + 1]
+    return (start, stop) if stop < len(data) and data[start:stop].isascii() else None
 
 
 def decode_version(version: str) -> int | None:

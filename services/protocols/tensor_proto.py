@@ -9,6 +9,7 @@ value and the all-default tensor; tensorflow/core/platform/tensor_coding.cc for 
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from services.errors import InvalidArgument
 from services.protocols.messages import DATA_TYPE_NAMES, TensorProto
 from services.protocols.shapes import LITTLE_ENDIAN, checked_shape, expect_count, narrowed, view_bytes
 from services.protocols.wire import delimited, packed_values, tag, varint
-from services.tensors import BY_NAME, BY_TF_ENUM, DTYPES, DType, dtype_of
+from services.tensors import BY_NAME, BY_NUMPY, BY_TF_ENUM, DTYPES, DType, dtype_of
 
 MAX_REPEATED_BYTES = 64 * 1024 * 1024
 """The largest tensor that may be made by repeating a value: a message of 20 bytes must not allocate gigabytes."""
@@ -57,6 +58,16 @@ def encode(array: np.ndarray) -> bytes:
         return header + _ENCODERS[dtype.name](array)
     data = array.tobytes()
     return b"".join((header, field_tag, varint(len(data)), data)) if data else header
+
+
+def before_values(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes | None:
+    """What `encode` writes in front of the bytes of an array of that type and shape; None where it writes anything else."""
+    known = BY_NUMPY.get(dtype)
+    field_tag = None if known is None else _AS_THEY_ARE.get(known.name)
+    size = prod(shape)
+    if known is None or field_tag is None or not size:
+        return None
+    return _header(known.tf_enum, shape) + field_tag + varint(size * known.itemsize)
 
 
 # Reading.

@@ -27,7 +27,7 @@ from services.protocols.messages import (
     SignatureDefMap,
     parse,
 )
-from services.protocols.wire import delimited, tag, text, varint
+from services.protocols.wire import around_rows, delimited, tag, text, varint
 from services.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 SIGNATURE_DEF = "signature_def"
@@ -73,6 +73,31 @@ def encode_predict(response: InferenceResponse) -> bytes:
         parts += (_FIRST, varint(len(key) + len(_SECOND) + len(size) + len(value)), key, _SECOND, size, value)
     parts.append(_model_spec(response.model, response.version, response.signature))
     return b"".join(parts)
+
+
+def encode_rows(
+    model: str,
+    version: int,
+    signature: str,
+    outputs: Mapping[str, np.ndarray],
+    rows: int,
+    firsts: Iterable[int],
+) -> list[bytes] | None:
+    """`encode_predict` for many requests of so many rows each, which begin at `firsts` in the outputs of one run.
+
+    None where an output's bytes differ by more than their values.
+    """
+    texts: list[bytes] = []
+    for name, array in outputs.items():
+        before = tensor_proto.before_values(array.dtype, (rows, *array.shape[1:]))
+        if before is None:
+            return None
+        key, value_bytes = text(_FIRST, name), len(before) + array.nbytes // len(array) * rows
+        size = varint(value_bytes)
+        entry = varint(len(key) + len(_SECOND) + len(size) + value_bytes)
+        texts.append(b"".join((_FIRST, entry, key, _SECOND, size, before)))
+    texts.append(_model_spec(model, version, signature))
+    return around_rows(texts, list(outputs.values()), rows, firsts)
 
 
 def decode_metadata_request(data: bytes) -> ModelAddress:

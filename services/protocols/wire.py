@@ -6,7 +6,9 @@ read element by element costs 40 ns per value where it is one copy. Everything e
 Source: protobuf.dev/programming-guides/encoding.
 """
 
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,9 @@ from services.protocols.shapes import aligned
 _LENGTH_DELIMITED = 2
 _FEW_VALUES = 24
 """Up to here reading the values one by one is quicker than serialising the field to get at its bytes."""
+
+_COPIED_BYTES = 64 * 1024
+"""Up to here slices of a copy are quicker than slices of a view."""
 
 
 def varint(value: int) -> bytes:
@@ -65,3 +70,29 @@ def packed_values(message: Any, field: str, number: int, dtype: np.dtype[Any]) -
         if data[start - len(head) : start] == head:
             return aligned(np.frombuffer(data, dtype, count, start))
     return np.fromiter(values, dtype, count)
+
+
+def around_rows(texts: Sequence[bytes], arrays: Sequence[np.ndarray], rows: int, firsts: Iterable[int]) -> list[bytes]:
+    """Messages that differ in the rows of arrays alone, one for each of `firsts`: rows `first` to `first + rows`.
+
+    A message is the first of `texts`, the first array's bytes, the next text and so on; there is one text more than arrays.
+    """
+    columns = [_cut(array, rows, firsts) for array in arrays]
+    before, *_, after = texts
+    if len(columns) == 1:
+        return [before + values + after for values in columns[0]]
+    between = texts[1:]
+    return [
+        before + b"".join(chain.from_iterable(zip(row, between, strict=True))) for row in zip(*columns, strict=True)
+    ]
+
+
+def _cut(array: np.ndarray, rows: int, firsts: Iterable[int]) -> list[bytes | memoryview]:
+    """The bytes of rows of an array, row-major, for each first row."""
+    row_bytes = array.nbytes // len(array)
+    size = rows * row_bytes
+    if array.nbytes <= _COPIED_BYTES:
+        data: bytes | memoryview = array.tobytes()
+    else:
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    return [data[start : start + size] for start in [first * row_bytes for first in firsts]]

@@ -30,8 +30,12 @@ class Call(Exchange, ABC):
     the first, or after the caller has gone, is dropped. `model`, `version` and `decoded` are the handler's word for the
     metrics. `deadline` is a point on the engine's clock (seconds), None where the caller set none.
 
+    `echo` is what the handler's answer repeats of the request.
+
     A transport subclasses it with `_send` and `_send_error`, and calls `cancel` when the caller goes away.
     """
+
+    echo = b""
 
     def __init__(
         self, method: "UnaryMethod", metadata: MetadataPairs, deadline: float | None, metrics: Metrics
@@ -68,6 +72,12 @@ class Call(Exchange, ABC):
             self.fail(to_cornet(error))
         else:
             self.reply(data)
+
+    def reply_counted(self, data: bytes) -> None:
+        """`reply`, where the call was counted with others of its run."""
+        if not self._finished:
+            self._finished = True
+            self._send(data)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Have `callback` called, once, if the caller goes away before the answer."""

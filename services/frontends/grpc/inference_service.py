@@ -1,13 +1,18 @@
 """inference.GRPCInferenceService: the Open Inference Protocol's liveness, metadata and inference."""
 
+from collections.abc import Sequence
+
 from services.engine.engine import Engine
-from services.engine.request import InferenceResponse
+from services.engine.lanes import PackedRun
+from services.engine.request import InferenceRequest, InferenceResponse
 from services.errors import ModelNotFound
 from services.frontends.grpc.call import Call, MethodTable, UnaryHandler, UnaryMethod
+from services.frontends.grpc.short_way import ShortWay
 from services.frontends.model_description import describe_model
 from services.frontends.model_statistics import statistics_of
 from services.frontends.status import Dialect
 from services.protocols import model_configuration, model_statistics, oip_grpc
+from services.protocols.forms import Forms, oip_values
 from services.server_info import ServerInfo
 
 SERVICE = "inference.GRPCInferenceService"
@@ -20,6 +25,7 @@ class InferenceService:
     def __init__(self, engine: Engine, info: ServerInfo) -> None:
         self._engine = engine
         self._info = info
+        self._short = _InferShortWay(engine, Forms(oip_values), _encode_rows, _encode)
 
     def methods(self) -> MethodTable:
         handlers: dict[str, UnaryHandler] = {
@@ -75,6 +81,8 @@ class InferenceService:
         call.reply(model_statistics.encode_grpc(statistics_of(self._engine, model, version)))
 
     def model_infer(self, data: bytes, call: Call) -> None:
+        if self._short.submit(data, call):
+            return
         infer = oip_grpc.decode_infer(data)
         request = infer.request
         call.decoded(request.model)
@@ -89,6 +97,7 @@ class InferenceService:
 
         pending = self._engine.submit(request, lambda outcome: call.answer(outcome, encode))
         call.on_cancel(pending.cancel)
+        self._short.learn(data, request)
 
 
 def is_ready(engine: Engine, model: str, version: int | None = None) -> bool:
@@ -97,3 +106,36 @@ def is_ready(engine: Engine, model: str, version: int | None = None) -> bool:
         return engine.is_ready(model, version)
     except ModelNotFound:
         return False
+
+
+class _InferShortWay(ShortWay):
+    """The short way for messages with an id, too, which differs from one to the next: the form is that of the rest."""
+
+    def submit(self, data: bytes, call: Call) -> bool:
+        if super().submit(data, call):
+            return True
+        id_at = oip_grpc.id_field(data)
+        if id_at is None:
+            return False
+        first, last = id_at
+        form = self.forms.match_without(data, first, last)
+        if form is None:
+            return False
+        call.echo = data[first:last]  # in the answer the field has the same number
+        return self.enter(form, data, form.start + last - first, call)
+
+    def learn(self, data: bytes, request: InferenceRequest) -> None:
+        id_at = oip_grpc.id_field(data)
+        super().learn(data if id_at is None else data[: id_at[0]] + data[id_at[1] :], request)
+
+
+def _encode(response: InferenceResponse, call: Call) -> bytes:
+    return oip_grpc.encode_infer(response, call.echo[2:].decode())  # behind the id's tag and length
+
+
+def _encode_rows(run: PackedRun, rows: int, firsts: Sequence[int], calls: Sequence[Call]) -> list[bytes] | None:
+    identity = run.identity
+    ids = [call.echo for call in calls]
+    return oip_grpc.encode_rows(
+        identity.model, identity.version, run.outputs or {}, rows, firsts, ids if any(ids) else ()
+    )
