@@ -20,10 +20,12 @@ import uvloop
 
 from services.engine.engine import Engine, EngineOptions
 from services.engine.model_config import ModelConfig, load_models_file
-from services.errors import FailedPrecondition, Internal
+from services.errors import FailedPrecondition, Internal, InvalidArgument
 from services.frontends.bento.app import TypedApp, typed_app
+from services.frontends.grpc.http2.limits import Limits
 from services.frontends.grpc.methods import build_methods
-from services.frontends.grpc.server import GrpcOptions, GrpcServer
+from services.frontends.grpc.options import GrpcOptions, TlsOptions
+from services.frontends.grpc.transports import make_transport
 from services.frontends.rest.connection import Connection
 from services.frontends.rest.dispatcher import ASGIApp, Dispatcher
 from services.launch import READY_EVENT
@@ -66,11 +68,12 @@ class Server:
         if configs is None and settings.models_file is not None:
             configs = load_models_file(settings.models_file)
         self.engine = Engine(_engine_options(settings, share), configs, metrics=self.metrics)
-        self._grpc = GrpcServer(
+        self._grpc = make_transport(
+            settings.grpc_transport,
             build_methods(self.engine, self.info),
             settings.host,
             settings.grpc_port,
-            options=GrpcOptions(max_message_bytes=settings.grpc_max_message_bytes, reuse_port=self.shares_ports),
+            options=_grpc_options(settings, reuse_port=self.shares_ports),
             metrics=self.metrics,
         )
 
@@ -280,4 +283,27 @@ def _engine_options(settings: Settings, share: ProcessShare | None) -> EngineOpt
         poll_interval_s=settings.poll_interval_s,
         load_retries=settings.load_retries,
         drain_timeout_s=settings.drain_timeout_s,
+    )
+
+
+def _grpc_options(settings: Settings, *, reuse_port: bool) -> GrpcOptions:
+    """Raises InvalidArgument where settings that belong together are not."""
+    certificate, key = settings.grpc_tls_certificate, settings.grpc_tls_key
+    if (certificate is None) != (key is None) or (settings.grpc_tls_client_ca is not None and certificate is None):
+        raise InvalidArgument("Expected gRPC's TLS certificate and its key together, and a client CA only with them.")
+    if reuse_port and settings.grpc_socket is not None:
+        raise InvalidArgument("Expected one worker where gRPC has a unix socket, which processes cannot share.")
+    return GrpcOptions(
+        max_message_bytes=settings.grpc_max_message_bytes,
+        reuse_port=reuse_port,
+        compression=settings.grpc_compression,
+        tls=None if certificate is None or key is None else TlsOptions(certificate, key, settings.grpc_tls_client_ca),
+        socket_path=settings.grpc_socket,
+        limits=Limits(
+            max_concurrent_streams=settings.grpc_max_concurrent_streams,
+            keepalive_s=settings.grpc_keepalive_s or None,
+            max_idle_s=settings.grpc_max_connection_idle_s or None,
+            max_age_s=settings.grpc_max_connection_age_s or None,
+            max_age_grace_s=settings.grpc_max_connection_age_grace_s or None,
+        ),
     )

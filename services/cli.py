@@ -61,6 +61,12 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC; 0 picks a free one. Default: 8500.")] = None,
+    grpc_transport: Annotated[
+        str | None, typer.Option(help="What carries gRPC: native or grpcio. Default: grpcio.")
+    ] = None,
+    grpc_socket: Annotated[
+        Path | None, typer.Option(help="A unix socket that gRPC listens on as well. Default: none.")
+    ] = None,
     http_port: Annotated[int | None, typer.Option(help="Port of HTTP; 0 picks a free one. Default: 8501.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that share both ports. Default: 1.")] = None,
     typed_endpoints: Annotated[
@@ -83,6 +89,8 @@ def serve(
         models_file=models,
         host=host,
         grpc_port=grpc_port,
+        grpc_transport=grpc_transport,
+        grpc_socket=grpc_socket,
         http_port=http_port,
         workers=workers,
         typed_endpoints=typed_endpoints,

@@ -58,6 +58,28 @@ class Settings(BaseSettings):
     """Largest HTTP request body, after decompression."""
     grpc_max_message_bytes: Annotated[int, Field(ge=1, le=_INT32_MAX)] = _INT32_MAX
     """Largest gRPC message, either way."""
+    grpc_transport: Literal["native", "grpcio"] = "grpcio"
+    """What carries gRPC: HTTP/2 on the server's own event loop, or grpcio, the reference."""
+    grpc_socket: Path | None = None
+    """A unix socket that gRPC listens on as well; only this user may connect to it. One worker alone can have it."""
+    grpc_compression: Literal["gzip", "deflate"] | None = None
+    """Compression of gRPC answers to clients that accept it. Compressed requests are taken whatever it is."""
+    grpc_tls_certificate: Path | None = None
+    """PEM file of gRPC's certificate chain. With it and its key, gRPC is served over TLS."""
+    grpc_tls_key: Path | None = None
+    """PEM file of the certificate's key."""
+    grpc_tls_client_ca: Path | None = None
+    """PEM file of the authority whose certificates gRPC's clients must have (mutual TLS)."""
+    grpc_max_concurrent_streams: Annotated[int, Field(ge=1, le=_INT32_MAX)] = 1024
+    """Calls that may be open at once on one gRPC connection."""
+    grpc_keepalive_s: Annotated[float, Field(ge=0)] = 60.0
+    """A gRPC connection silent for this many seconds is pinged, and closed when it stays silent; 0 never pings."""
+    grpc_max_connection_idle_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds after which a gRPC connection without calls is closed; 0 keeps it."""
+    grpc_max_connection_age_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds after which a gRPC connection is drained, so that clients spread over new servers; 0 keeps it."""
+    grpc_max_connection_age_grace_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds that the calls of a drained connection then have; 0 lets them end by themselves."""
     keep_alive_s: Annotated[int, Field(ge=1)] = 75
     """Seconds an idle HTTP connection stays open, and that a request may pause while it is sent. Keep it above the idle time
     of the load balancer in front."""

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NoReturn, Self
 
@@ -21,24 +20,14 @@ from services.frontends.grpc.call import (
     serve,
     serve_stream,
 )
+from services.frontends.grpc.http2.limits import Limits
+from services.frontends.grpc.listeners import remove_stale
+from services.frontends.grpc.options import MAX_MESSAGE_BYTES, GrpcOptions, TlsOptions
+from services.frontends.grpc.tls import read_pem, server_context
 from services.telemetry.exchange import REQUEST_ID
 from services.telemetry.metrics import Metrics
 
-MAX_MESSAGE_BYTES = 2**31 - 1
-"""What TensorFlow Serving and Triton allow, in both directions."""
-
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
-
-
-@dataclass(frozen=True, slots=True)
-class GrpcOptions:
-    """`max_message_bytes` bounds what is received (beyond it: RESOURCE_EXHAUSTED). `reuse_port` lets several processes share
-    the port. `compression` (`gzip` or `deflate`) compresses answers; compressed requests are taken either way.
-    """
-
-    max_message_bytes: int = MAX_MESSAGE_BYTES
-    reuse_port: bool = False
-    compression: str | None = None
 
 
 class GrpcServer:
@@ -82,17 +71,20 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", options.max_message_bytes),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", int(options.reuse_port)),
+                *_channel_arguments(options.limits),
             ),
             compression=None if options.compression is None else _compression(options.compression),
         )
         address = f"{self._host}:{self._port}"
         try:
-            port: int = server.add_insecure_port(address)
+            port = self._open(server, address)
         except RuntimeError:
             raise Unavailable(
                 f"Cannot listen for gRPC on {address}: expected a free port on an address of this machine."
             ) from None
         await server.start()
+        if options.socket_path is not None:
+            options.socket_path.chmod(0o600)
         self._server = server
         return port
 
@@ -103,6 +95,8 @@ class GrpcServer:
         for task in self._streams:
             task.cancel()
         await self._server.stop(grace_s)
+        if self._options.socket_path is not None:
+            self._options.socket_path.unlink(missing_ok=True)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -110,6 +104,19 @@ class GrpcServer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop(grace_s=0)
+
+    def _open(self, server: Any, address: str) -> int:
+        """Have the server listen on the address, and on the unix socket of the options."""
+        options = self._options
+        credentials = None if options.tls is None else _credentials(options.tls)
+        port = 0
+        addresses = [address] if options.socket_path is None else [address, f"unix:{options.socket_path}"]
+        if options.socket_path is not None:
+            remove_stale(options.socket_path)
+        for name in addresses:
+            bound = server.add_insecure_port(name) if credentials is None else server.add_secure_port(name, credentials)
+            port = port or bound
+        return port
 
     def _handler(self, method: Method) -> Any:
         if isinstance(method, UnaryMethod):
@@ -176,6 +183,27 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio has no t
 
     def service(self, handler_call_details: Any) -> Any:
         return self._handlers.get(handler_call_details.method)
+
+
+def _channel_arguments(limits: Limits) -> list[tuple[str, int]]:
+    """The limits that grpcio has as well."""
+    times = {
+        "grpc.keepalive_time_ms": limits.keepalive_s,
+        "grpc.keepalive_timeout_ms": limits.keepalive_timeout_s,
+        "grpc.max_connection_idle_ms": limits.max_idle_s,
+        "grpc.max_connection_age_ms": limits.max_age_s,
+        "grpc.max_connection_age_grace_ms": limits.max_age_grace_s,
+    }
+    milliseconds = [(name, round(time_s * 1e3)) for name, time_s in times.items() if time_s is not None]
+    return [("grpc.max_concurrent_streams", limits.max_concurrent_streams), *milliseconds]
+
+
+def _credentials(options: TlsOptions) -> Any:
+    """The server's credentials. Raises InvalidArgument where the files do not fit, which grpcio itself would only log."""
+    server_context(options)
+    pair = (read_pem(options.key), read_pem(options.certificate))
+    authority = None if options.client_ca is None else read_pem(options.client_ca)
+    return grpc.ssl_server_credentials((pair,), authority, require_client_auth=authority is not None)
 
 
 def _compression(name: str) -> Any:

@@ -1,0 +1,1 @@
+"""HTTP/2 and gRPC on asyncio: the default transport of the gRPC front end."""

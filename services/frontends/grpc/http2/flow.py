@@ -1,0 +1,319 @@
+"""What a connection sends, and when: answers under the client's windows, each stream in its turn."""
+
+import asyncio
+from collections import deque
+from struct import Struct
+from typing import Protocol
+
+from services.frontends.grpc.call import MetadataPairs
+from services.frontends.grpc.http2 import frames
+from services.frontends.grpc.http2.frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEAD,
+    HEADERS,
+    INITIAL_WINDOW,
+    MAX_FRAME_BYTES,
+    MAX_WINDOW,
+)
+from services.frontends.grpc.http2.limits import Limits
+from services.frontends.grpc.http2.messages import PREFIX_BYTES
+from services.frontends.grpc.http2.responses import HEAD as OK_HEAD
+from services.frontends.grpc.http2.responses import TRAILERS as OK_TRAILERS
+from services.frontends.grpc.http2.responses import Responses
+from services.frontends.grpc.http2.status import trailers
+from services.telemetry.exchange import REQUEST_ID
+
+_QUANTUM_BYTES = 2**16
+"""What a stream may send before the next one has its turn."""
+_WRITE_BYTES = 2**18
+"""What is joined into one write."""
+_MAX_ABANDONED = 4096
+
+_ENDS = END_HEADERS | END_STREAM
+_OPENING = Struct(f">HBBBI{len(OK_HEAD)}sHBBBIBI")
+"""HEADERS, and the heads of DATA and of the message in it."""
+_CLOSING = Struct(f">HBBBI{len(OK_TRAILERS)}sB")
+"""Trailers up to the request id's characters."""
+_SHORT = 0x7F
+"""Strings below this have a length of one byte."""
+
+
+class Outgoing(Protocol):
+    """A stream as the sender sees it. `pending` holds what its windows do not let through, `tail` the frame that ends it."""
+
+    sid: int
+    send_window: int
+    pending: deque[memoryview] | None
+    backlog: int
+    tail: bytes | None
+    queued: bool
+    waits: bool
+    remote_closed: bool
+
+    def drained(self) -> None:
+        """Nothing is pending any more, and the stream has not ended."""
+
+
+class Sender:
+    """The sending half of one connection.
+
+    What is written in one turn of the event loop goes out in one write. `streams` are the connection's open streams: the
+    sender takes a stream out where it ends it.
+    """
+
+    __slots__ = (
+        *("_closes", "_loop", "_out", "_out_bytes", "_ready", "_scheduled", "_transport", "_written"),
+        *("abandoned", "backlog", "closed", "frames_sent", "initial_window", "limits", "max_frame_bytes", "paused"),
+        *("responses", "streams", "window"),
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        streams: "dict[int, Outgoing]",
+        limits: Limits,
+    ) -> None:
+        self._transport = transport
+        self._loop = loop
+        self.streams = streams
+        self.limits = limits
+        self.responses = Responses()
+        self.window = INITIAL_WINDOW
+        self.initial_window = INITIAL_WINDOW
+        self.max_frame_bytes = MAX_FRAME_BYTES
+        self.paused = False
+        self.closed = False
+        self.backlog = 0
+        self.frames_sent = 0
+        self.abandoned: dict[int, None] = {}
+        self._out: list[bytes | memoryview] = []
+        self._out_bytes = 0
+        self._ready: deque[Outgoing] = deque()
+        self._scheduled = self._closes = False
+        self._written = 0
+
+    def answer(self, stream: Outgoing, data: bytes, request_id: str) -> None:
+        """The one message of a unary call, with head and trailers; at once where it fits, else as windows allow."""
+        size = len(data) + PREFIX_BYTES
+        id_bytes = request_id.encode()
+        if (
+            size > MAX_FRAME_BYTES
+            or size > self.window
+            or size > stream.send_window
+            or not self.responses.filled
+            or len(id_bytes) >= _SHORT
+        ):
+            self.answer_in_parts(stream, data, request_id)
+            return
+        self.window -= size
+        sid = stream.sid
+        del self.streams[sid]
+        self._out += (
+            _OPENING.pack(
+                *(0, len(OK_HEAD), HEADERS, END_HEADERS, sid, OK_HEAD),
+                *(size >> 8, size & 0xFF, DATA, 0, sid, 0, size - PREFIX_BYTES),
+            ),
+            data,
+            _CLOSING.pack(0, len(OK_TRAILERS) + 1 + len(id_bytes), HEADERS, _ENDS, sid, OK_TRAILERS, len(id_bytes)),
+            id_bytes,
+        )
+        if not self._scheduled:
+            self._schedule()
+
+    def answer_in_parts(self, stream: Outgoing, data: bytes, request_id: str, encoding: str | None = None) -> None:
+        """`answer` of any size, or compressed with `encoding`."""
+        sid = stream.sid
+        if encoding is None:
+            head, tail = self.responses.good(request_id)
+        else:
+            head, tail = self.responses.head(encoding), trailers(0, "", ((REQUEST_ID, request_id),))
+        self.write(frames.frame(HEADERS, END_HEADERS, sid, head))
+        self.push(stream, data, compressed=encoding is not None)
+        self.finish(stream, tail)
+
+    def fail(
+        self, stream: Outgoing, code: int, text: str, metadata: MetadataPairs = (), http_status: int = 200
+    ) -> None:
+        """End a stream that was sent nothing with an error."""
+        block = self.responses.only(http_status, trailers(code, text, metadata))
+        self.write(frames.frame(HEADERS, _ENDS, stream.sid, block))
+        self._ended(stream)
+
+    def start(self, stream: Outgoing, encoding: str | None = None) -> None:
+        """The head of an answer of many messages."""
+        self.write(frames.frame(HEADERS, END_HEADERS, stream.sid, self.responses.head(encoding)))
+
+    def push(self, stream: Outgoing, data: bytes, *, compressed: bool = False) -> None:
+        """One message of an answer."""
+        pending = stream.pending
+        if pending is None:
+            pending = stream.pending = deque()
+        pending.append(memoryview(compressed.to_bytes(1, "big") + len(data).to_bytes(4, "big")))
+        if data:
+            pending.append(memoryview(data))
+        stream.backlog += len(data) + PREFIX_BYTES
+        self.backlog += len(data) + PREFIX_BYTES
+        self._enqueue(stream)
+        self.pump()
+
+    def finish(self, stream: Outgoing, block: bytes) -> None:
+        """The trailers, after what is pending."""
+        tail = frames.frame(HEADERS, _ENDS, stream.sid, block)
+        if stream.pending:
+            stream.tail = tail
+        else:
+            self.write(tail)
+            self._ended(stream)
+
+    def reset(self, stream: Outgoing, code: int) -> None:
+        """RST_STREAM: what is pending is dropped."""
+        self.write(frames.rst_stream(stream.sid, code))
+        self.drop(stream)
+        self.streams.pop(stream.sid, None)
+        self._abandon(stream.sid)
+
+    def drop(self, stream: Outgoing) -> None:
+        """Forget what is pending: the stream is gone."""
+        self.backlog -= stream.backlog
+        stream.backlog = 0
+        stream.pending = stream.tail = None
+
+    def refuse(self, sid: int, code: int) -> None:
+        """RST_STREAM of a stream that was never opened here."""
+        self.write(frames.rst_stream(sid, code))
+        self._abandon(sid)
+
+    def write(self, data: bytes) -> None:
+        """A frame, or several, that no window holds back."""
+        self._out.append(data)
+        if not self._scheduled:
+            self._schedule()
+
+    def hold(self) -> None:
+        """Keep what is written until `flush`."""
+        self._scheduled = True
+
+    def flush(self) -> None:
+        """Hand everything written so far to the socket."""
+        self._scheduled = False
+        self._out_bytes = 0
+        if self._out:
+            out, self._out = self._out, []
+            if not self.closed:
+                data = b"".join(out)
+                self._written += len(data)
+                self._transport.write(data)
+                if self.paused and self._transport.get_write_buffer_size() > self.limits.max_unread_bytes:
+                    self._transport.pause_reading()
+        if self._closes and not self.streams and not self.closed:
+            self.closed = True
+            self._transport.close()
+
+    def close_when_done(self) -> None:
+        """Close the connection once its streams have ended."""
+        self._closes = True
+        if not self._scheduled:
+            self._schedule()
+
+    def taken(self) -> int:
+        """How much of what was written the socket has taken."""
+        return self._written - self._transport.get_write_buffer_size()
+
+    def enlarge(self, increment: int) -> bool:
+        """WINDOW_UPDATE of the connection. False where the window would be larger than it may."""
+        self.window += increment
+        if self.window > MAX_WINDOW:
+            return False
+        self.pump()
+        return True
+
+    def enlarge_stream(self, stream: Outgoing, increment: int) -> bool:
+        """WINDOW_UPDATE of a stream. False where the window would be larger than it may."""
+        stream.send_window += increment
+        if stream.send_window > MAX_WINDOW:
+            return False
+        if stream.pending:
+            self._enqueue(stream)
+            self.pump()
+        return True
+
+    def change_initial_window(self, size: int) -> bool:
+        """SETTINGS_INITIAL_WINDOW_SIZE, for open streams too (RFC 9113 6.9.2). False where one would be too large."""
+        change = size - self.initial_window
+        self.initial_window = size
+        return all([self.enlarge_stream(stream, change) for stream in list(self.streams.values())])
+
+    def resume(self) -> None:
+        """The socket takes more again."""
+        self.paused = False
+        self.pump()
+
+    def pump(self) -> None:
+        """Send of what is pending as much as windows and the socket take, each stream in its turn."""
+        ready = self._ready
+        while ready and self.window > 0 and not self.paused:
+            stream = ready.popleft()
+            stream.queued = False
+            if not stream.pending or stream.send_window <= 0:
+                continue
+            self._send_some(stream)
+            if stream.pending:
+                self._enqueue(stream)
+            elif stream.tail is not None:
+                self.write(stream.tail)
+                self._ended(stream)
+            else:
+                stream.drained()
+            if self._out_bytes >= _WRITE_BYTES:
+                held = self._scheduled
+                self.flush()
+                self._scheduled = held
+
+    def _send_some(self, stream: Outgoing) -> None:
+        """DATA frames of one stream, until its turn, its window or the connection's ends."""
+        pending = stream.pending
+        room = allowed = min(self.window, stream.send_window, stream.backlog, _QUANTUM_BYTES)
+        while room and pending:
+            left = size = min(room, self.max_frame_bytes)
+            self.write(HEAD.pack(size >> 8, size & 0xFF, DATA, 0, stream.sid))
+            while left:
+                piece = pending[0]
+                if len(piece) <= left:
+                    pending.popleft()
+                else:
+                    pending[0], piece = piece[left:], piece[:left]
+                left -= len(piece)
+                self._out.append(piece)
+            room -= size
+            self.frames_sent += 1
+        self.window -= allowed
+        stream.send_window -= allowed
+        stream.backlog -= allowed
+        self.backlog -= allowed
+        stream.waits = False
+        self._out_bytes += allowed
+
+    def _enqueue(self, stream: Outgoing) -> None:
+        if not stream.queued and stream.send_window > 0:
+            stream.queued = True
+            self._ready.append(stream)
+
+    def _ended(self, stream: Outgoing) -> None:
+        """Our half is closed. A client that still sends is told not to (RFC 9113 8.1)."""
+        self.streams.pop(stream.sid, None)
+        if not stream.remote_closed:
+            self.refuse(stream.sid, frames.NO_ERROR)
+
+    def _abandon(self, sid: int) -> None:
+        """Remember that what still comes on the stream is no fault of the client's; the oldest are forgotten."""
+        abandoned = self.abandoned
+        abandoned[sid] = None
+        if len(abandoned) > _MAX_ABANDONED:
+            del abandoned[next(iter(abandoned))]
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        self._loop.call_soon(self.flush)

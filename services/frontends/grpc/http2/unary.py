@@ -1,0 +1,189 @@
+"""Streams of unary methods: a request that is still arriving, and the call it becomes."""
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from services.errors import CornetError, DeadlineExceeded, Internal, PayloadTooLarge, Unimplemented
+from services.frontends.grpc.call import Call, UnaryMethod
+from services.frontends.grpc.http2 import messages
+from services.frontends.grpc.http2.frames import CANCEL, FLOW_CONTROL_ERROR, PROTOCOL_ERROR, StreamFault
+from services.frontends.grpc.http2.headers import Head
+from services.frontends.grpc.http2.messages import PREFIX_BYTES
+from services.telemetry.exchange import REQUEST_ID
+
+if TYPE_CHECKING:
+    from services.frontends.grpc.http2.connection import Connection
+
+UNKNOWN_SIZE = -1
+OFFLOADED_BYTES = 2**16
+"""Compressed messages beyond this are decompressed in a thread: a few hundred bytes may stand for a megabyte."""
+
+
+class Receiving:
+    """A request until its last byte. It holds what came of the message, and no more than the limits say."""
+
+    __slots__ = (
+        *("_chunks", "_connection", "_held", "_needed", "_size", "deadline", "head", "recv_window"),
+        *("backlog", "pending", "queued", "remote_closed", "send_window", "sid", "tail", "waits"),
+    )
+
+    def __init__(self, connection: "Connection", sid: int, head: Head, deadline: float | None) -> None:
+        self._connection = connection
+        self.sid = sid
+        self.head = head
+        self.deadline = deadline
+        self.send_window = connection.sender.initial_window
+        self.recv_window = connection.stream_window
+        self.remote_closed = False
+        self.pending: deque[memoryview] | None = None
+        self.tail: bytes | None = None
+        self.queued = self.waits = False
+        self.backlog = 0
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._held = 0
+        self._needed = UNKNOWN_SIZE
+
+    def data(self, content: bytes, frame_bytes: int, *, last: bool) -> None:
+        """A DATA frame: its content, and what it counts for in flow control. Raises StreamFault."""
+        connection = self._connection
+        self.recv_window -= frame_bytes
+        if self.recv_window < 0:
+            raise StreamFault(FLOW_CONTROL_ERROR, "the stream's window is exceeded")
+        self.remote_closed = last
+        try:
+            if content:
+                self._take(content)
+            if last:
+                self._finish()
+                return
+        except CornetError as error:
+            self.refuse(error)
+            return
+        window = connection.stream_window
+        if self.recv_window < window // 2 and self._size != self._needed:
+            connection.replenish(self.sid, window - self.recv_window)
+            self.recv_window = window
+
+    def end(self) -> None:
+        """The client's trailers."""
+        self.remote_closed = True
+        try:
+            self._finish()
+        except CornetError as error:
+            self.refuse(error)
+
+    def gone(self) -> None:
+        """The client reset the stream, or the connection is lost."""
+        self._release()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.refuse(DeadlineExceeded("Deadline Exceeded"))
+
+    def abort(self, error: CornetError) -> None:
+        """The server ends the call."""
+        self.refuse(error)
+
+    def refuse(self, error: CornetError) -> None:
+        self._release()
+        self._connection.sender.fail(self, error.code, str(error))
+
+    def drained(self) -> None:
+        """Nothing is ever pending here."""
+
+    def _take(self, content: bytes) -> None:
+        connection = self._connection
+        chunks = self._chunks
+        chunks.append(content)
+        self._size += len(content)
+        if self._needed == UNKNOWN_SIZE and self._size >= PREFIX_BYTES:
+            if len(chunks) > 1:
+                chunks[:] = [b"".join(chunks)]
+            size = messages.read_prefix(chunks[0], self.head.encoding, connection.context.max_message_bytes)
+            self._needed = PREFIX_BYTES + size
+        if UNKNOWN_SIZE < self._needed < self._size:
+            raise Unimplemented("Expected one message in a unary call. Received: more.")
+        if not self.remote_closed:
+            self._held += len(content)
+            if not connection.context.receive(len(content)):
+                raise PayloadTooLarge("The server holds as much of unfinished requests as it may. Try again later.")
+
+    def _finish(self) -> None:
+        length = self.head.content_length
+        if length is not None and length != self._size:
+            raise StreamFault(PROTOCOL_ERROR, "content-length is not what was sent")
+        if self._size == 0:
+            raise Unimplemented("Expected one message in a unary call. Received: none.")
+        if self._size != self._needed:
+            raise Internal("The request ends in the middle of its message.")
+        data = b"".join(self._chunks)
+        self._release()
+        self._connection.begin(self, data[PREFIX_BYTES:], compressed=data[0] == 1)
+
+    def _release(self) -> None:
+        self._chunks = []
+        self._connection.context.receive(-self._held)
+        self._held = 0
+
+
+class NativeCall(Call):
+    """A unary call with its whole request; as a stream, it is half closed until it is answered."""
+
+    pending: deque[memoryview] | None = None
+    tail: bytes | None = None
+    backlog = 0
+    queued = False
+    waits = False
+    remote_closed = True
+
+    def __init__(self, connection: "Connection", stream: Receiving, method: UnaryMethod) -> None:
+        self.head = head = stream.head
+        super().__init__(method, head.metadata, stream.deadline, connection.context.metrics)
+        self.sid = stream.sid
+        self.send_window = stream.send_window
+        self._connection = connection
+
+    def data(self, content: bytes, frame_bytes: int, *, last: bool) -> None:
+        """Never called: what comes after END_STREAM is refused before."""
+
+    def end(self) -> None:
+        """As `data`."""
+
+    def gone(self) -> None:
+        """The client reset the stream, or the connection is lost."""
+        self._connection.sender.drop(self)
+        self.cancel()
+
+    def expire(self) -> None:
+        """The deadline has passed: withdraw the work, and say so; or, where the answer is on its way, stop sending it."""
+        self.abort(DeadlineExceeded("Deadline Exceeded"))
+
+    def abort(self, error: CornetError) -> None:
+        """The server ends the call."""
+        if self._finished:
+            self._connection.sender.reset(self, CANCEL)
+            return
+        withdraw = self._on_cancel
+        self.fail(error)
+        if withdraw is not None:
+            withdraw()
+
+    def drained(self) -> None:
+        """A unary answer has its tail from the start, and ends when it is drained."""
+
+    def _send(self, data: bytes) -> None:
+        connection = self._connection
+        context = connection.context
+        sender = connection.sender
+        if sender.backlog + len(data) > context.limits.max_sending_bytes and sender.backlog:
+            text = "The answers that wait for this connection's windows are as large as they may be. Try again later."
+            sender.fail(self, PayloadTooLarge.code, text, ((REQUEST_ID, self.request_id),))
+        elif context.compression in self.head.accepts:
+            encoding = context.compression
+            sender.answer_in_parts(self, messages.compressed(data, encoding), self.request_id, encoding)
+        else:
+            sender.answer(self, data, self.request_id)
+
+    def _send_error(self, code: int, text: str) -> None:
+        self._connection.sender.fail(self, code, text, ((REQUEST_ID, self.request_id),))
