@@ -49,7 +49,7 @@ class Folder:
         options = self._options
         if options.format == "parquet":
             try:
-                import pyarrow.parquet  # noqa: F401  # asked for here, so that the start fails and not the first record
+                Parquet.prepare()
             except ImportError:
                 raise FailedPrecondition(
                     "Expected pyarrow for a request log in Parquet. Received: none. Install it, or log as jsonl."

@@ -69,7 +69,11 @@ class JsonLines:
 
 
 class Parquet:
-    """A Parquet file, which can be read once it is finished; records are written in row groups."""
+    """A Parquet file, which can be read once it is finished.
+
+    Records become Arrow's a few at a time, which keeps Python's lock for about a millisecond, and wait for their row group,
+    which is written without it.
+    """
 
     def __init__(self, descriptor: int, *, payloads: bool) -> None:
         import pyarrow.parquet as pq
@@ -79,15 +83,26 @@ class Parquet:
         self._schema = _schema(payloads=payloads)
         self._file = os.fdopen(descriptor, "wb")
         self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
-        self._waiting: list[Record] = []
-        self._waiting_bytes = 0
+        self._waiting: list[Any] = []
+        self._waiting_records = self._waiting_bytes = 0
         self._records = 0
 
+    @staticmethod
+    def prepare() -> None:
+        """Have everything imported that `write` needs: where pandas is installed, pyarrow asks it about each array.
+
+        Raises ImportError where pyarrow is not installed.
+        """
+        import pyarrow.parquet  # noqa: F401  # ParquetWriter's module
+
+        _batch([], _schema(payloads=True), payloads=True)
+
     def write(self, records: Sequence[Record]) -> int:
-        self._waiting += records
-        self._waiting_bytes += sum(record.size for record in records)
         self._records += len(records)
-        if len(self._waiting) >= _ROW_GROUP_RECORDS or self._waiting_bytes >= _ROW_GROUP_BYTES:
+        self._waiting.append(_batch(records, self._schema, payloads=self._payloads))
+        self._waiting_records += len(records)
+        self._waiting_bytes += sum(record.size for record in records)
+        if self._waiting_records >= _ROW_GROUP_RECORDS or self._waiting_bytes >= _ROW_GROUP_BYTES:
             self._flush()
         return 0
 
@@ -108,9 +123,8 @@ class Parquet:
         import pyarrow as pa
 
         if self._waiting:
-            rows = [_row(record, payloads=self._payloads) for record in self._waiting]
-            self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
-            self._waiting, self._waiting_bytes = [], 0
+            self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema).combine_chunks())
+            self._waiting, self._waiting_records, self._waiting_bytes = [], 0, 0
             self._file.flush()
             self.size = self._file.tell()
 
@@ -139,13 +153,11 @@ def _plain(value: Any) -> Any:
 def _schema(*, payloads: bool) -> Any:
     import pyarrow as pa
 
-    text = pa.dictionary(pa.int32(), pa.string())
     fields = [
         ("time", pa.timestamp("ms", tz="UTC")),
-        ("request_id", pa.string()),
-        *((name, text) for name in ("protocol", "method", "model")),
+        *((name, pa.string()) for name in ("request_id", "protocol", "method", "model")),
         ("version", pa.int64()),
-        *((name, text) for name in ("signature", "code")),
+        *((name, pa.string()) for name in ("signature", "code")),
         *((name, pa.int64()) for name in ("rows", "batch_rows", "received_bytes", "sent_bytes")),
         *((name, pa.float64()) for name in ("decode_ms", "queue_ms", "compute_ms", "encode_ms", "total_ms")),
         ("traceparent", pa.string()),
@@ -156,6 +168,15 @@ def _schema(*, payloads: bool) -> Any:
         )
         fields += [("payload_cut", pa.bool_()), ("inputs", pa.list_(tensor)), ("outputs", pa.list_(tensor))]
     return pa.schema(fields)
+
+
+def _batch(records: Sequence[Record], schema: Any, *, payloads: bool) -> Any:
+    import pyarrow as pa
+
+    rows = [_row(record, payloads=payloads) for record in records]
+    return pa.RecordBatch.from_arrays(
+        [pa.array([row[field.name] for row in rows], field.type) for field in schema], schema=schema
+    )
 
 
 def _row(record: Record, *, payloads: bool) -> dict[str, Any]:
