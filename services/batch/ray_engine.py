@@ -12,6 +12,7 @@ A cluster's nodes need this package, and the model repository, input and output 
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -31,6 +32,7 @@ from services.errors import CornetError, FailedPrecondition, Unavailable
 _BLOCKS = 10_000  # more shards than that share blocks, as every block costs the driver a little
 _RETRIES = 3  # of a shard whose actor dies: enough for lost nodes, and an end for a shard that kills whoever takes it
 _OBJECT_STORE_BYTES = 128 * 2**20
+_CONNECT_S = 5.0
 
 
 def run_shards(job: Job, shards: Sequence[Shard], options: JobOptions, report: Report) -> None:
@@ -130,7 +132,11 @@ def _results(ray: Any, rows: Any) -> Generator[ShardResult, None, None]:
 @contextmanager
 def _ray(address: str | None, gpus: float) -> Iterator[Any]:
     """Ray, connected; see `run_shards` for to what. Raises FailedPrecondition, Unavailable."""
-    local = address is None and not os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    local = address is None
+    ray = sys.modules.get("ray")
+    if address is not None and not (ray and ray.is_initialized()):
+        _look_for(address)  # before the import, which takes seconds
     ray = _import_ray(local=local)
     if ray.is_initialized():  # a notebook's own
         yield ray
@@ -160,6 +166,17 @@ def _ray(address: str | None, gpus: float) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()  # leaves a cluster, and stops what this call has started
+
+
+def _look_for(address: str) -> None:
+    """Raises Unavailable where nothing listens at HOST:PORT or ray://HOST:PORT; Ray itself would look for it for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # `auto` and whatever else Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise Unavailable(f"Expected a Ray cluster at {address}. Received: {error}.") from error
 
 
 def _import_ray(*, local: bool) -> Any:

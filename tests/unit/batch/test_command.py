@@ -1,6 +1,8 @@
 """`cornet batch`: what it prints, and what its exit status says."""
 
 import io
+import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,34 @@ def test_the_exit_status_says_what_happened(repository: Path, table: Path, tmp_p
     assert status(source="in.xls") == 1
     assert status(source="no://scheme") == 2
     assert status(model="nobody") == 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", None])
+def test_a_ray_cluster_that_is_not_there_is_said_at_once(
+    repository: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # Ray itself would look for it for minutes
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        options = ["--address", address.format(port)] if address else []
+        done = _batch(
+            repository,
+            "regressor",
+            "--input",
+            str(table),
+            "--output",
+            str(tmp_path / "out"),
+            "--engine",
+            "ray",
+            *options,
+        )
+
+    assert done.exit_code == 1
+    assert f"127.0.0.1:{port}. Received: " in done.stderr
+    assert "Connection refused" in done.stderr
 
 
 def test_the_summary_is_printed_and_the_progress_is_on_standard_error(
