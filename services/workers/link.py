@@ -62,6 +62,8 @@ class Link:
         scrape = self._scrapes[number] = _Scrape()
         # The supervisor keeps our snapshot too: what this page says must not be unsaid if this process dies next.
         self.say("collect", orjson.dumps(own), id=number)
+        if self._listening.done():
+            scrape.give_up()
         try:
             async with asyncio.timeout(_COLLECT_S):
                 end = await scrape.ended

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 from services.errors import FailedPrecondition, Internal, Unavailable
@@ -36,11 +37,11 @@ _log = get_logger("cornet.supervisor")
 class Slot:
     """One of the N places: its worker, the one before that, and what they have counted together."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, backoff: Backoff) -> None:
         self.number = number
         self.child: Child | None = None
         self.restarts = 0
-        self.backoff = Backoff()
+        self.backoff = backoff
         self.snapshot = b""
         self.current = False
         """Whether the snapshot is the living worker's own, and not its predecessor's."""
@@ -52,9 +53,9 @@ class Supervisor:
     It raises CornetError where a port cannot be had, or the workers cannot start.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, backoff: Callable[[], Backoff] = Backoff) -> None:
         self._plan = plan
-        self._slots = [Slot(number) for number in range(plan.workers)]
+        self._slots = [Slot(number, backoff()) for number in range(plan.workers)]
         self._started = time.time()
         self._stopping = asyncio.Event()
         self._all_ready = asyncio.Event()
