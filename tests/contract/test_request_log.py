@@ -57,17 +57,16 @@ def ask_everybody(server: ServerProcess) -> None:
     urllib.request.urlopen(f"{server.http_url}/readyz", timeout=30).close()
 
 
-@pytest.fixture(scope="module", params=["jsonl", "parquet"])
-def logged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Logged]:
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> list[Logged]:
     """What a server that was stopped has left."""
     repository, folder = tmp_path_factory.mktemp("typed"), tmp_path_factory.mktemp("log") / "below"
     write_families(repository)
-    environment = {"CORNET_REQUEST_LOG_FORMAT": request.param, "CORNET_REQUEST_LOG_PAYLOADS": "true"}
+    environment = {"CORNET_REQUEST_LOG_FORMAT": "parquet", "CORNET_REQUEST_LOG_PAYLOADS": "true"}
     with ServerProcess(repository, "--request-log", str(folder), environment=environment) as server:
         ask_everybody(server)
         assert server.stop() == 0
-    assert [path.suffix for path in folder.iterdir()] == [f".{request.param}"]
-    assert b"secret" not in next(folder.iterdir()).read_bytes()
+    assert [path.suffix for path in folder.iterdir()] == [".parquet"]
     return list(read(folder))
 
 
@@ -99,8 +98,9 @@ def test_a_failure_leaves_a_record_and_housekeeping_none(logged: list[Logged]) -
     assert len(logged) == 7
 
 
-def test_a_record_can_be_joined_with_the_client_s_own(logged: list[Logged]) -> None:
+def test_of_a_client_s_headers_a_record_has_those_that_join_it_with_the_client_s_own(logged: list[Logged]) -> None:
     assert logged[0].fields["traceparent"] == TRACE
+    assert "secret" not in str([one.fields for one in logged])
     assert logged[2].fields["request_id"] == "v1/models/regressor:predict"
 
 

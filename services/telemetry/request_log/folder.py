@@ -1,8 +1,9 @@
 """The files of the log: named, bounded in size and age, finished by a rename, and the oldest deleted.
 
-A file is `requests-<time it was begun>-<random>.jsonl` or `.parquet`, and ends in `.tmp` while it is written, so that what
-has a final name is whole. Several processes may share a folder: each holds a lock on the file it writes, so that one whose
-process died is told from one in use. Only the owner may read the files.
+A file is `requests-<time it was begun>-<random>.jsonl` or `.parquet`. While it is written its name
+begins with a dot, which readers of whole folders pass over, and ends in `.tmp`, so that what has a final name is whole.
+Several processes may share a folder: each holds a lock on the file it writes, so that one whose process died is told from
+one in use. Only the owner may read the files.
 """
 
 import fcntl
@@ -70,13 +71,13 @@ class Folder:
         JSON lines keep their whole lines. Parquet without its end cannot be read, and is deleted.
         """
         finished = 0
-        for path in sorted(self._options.folder.glob(f"requests-*{TEMPORARY}")):
+        for path in sorted(self._options.folder.glob(f".requests-*{TEMPORARY}")):
             with suppress(OSError), path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where it is in use
                 if not path.stat().st_size:
                     continue  # its owner may be about to lock it
                 if path.name.endswith(f".jsonl{TEMPORARY}") and repair_lines(path):
-                    path.rename(path.with_suffix(""))
+                    path.rename(_final(path))
                     finished += 1
                 else:
                     path.unlink()
@@ -105,7 +106,7 @@ class Folder:
             return
         try:
             readable = sink.finish()
-            self._path.rename(self._path.with_suffix(""))
+            self._path.rename(_final(self._path))
         except Exception:
             self._abandon(sink)
             raise
@@ -119,7 +120,7 @@ class Folder:
 
     def _open(self) -> Sink:
         options = self._options
-        name = f"requests-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}.{options.format}{TEMPORARY}"
+        name = f".requests-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{token_hex(4)}.{options.format}{TEMPORARY}"
         self._path = options.folder / name
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, _MODE)
         with suppress(OSError):  # a file system without locks: its files are then never taken for a dead process's
@@ -134,7 +135,7 @@ class Folder:
         self.lost += sink.abandon()
         with suppress(OSError):
             if isinstance(sink, JsonLines) and sink.size:
-                self._path.rename(self._path.with_suffix(""))
+                self._path.rename(_final(self._path))
             else:
                 self._path.unlink()
 
@@ -148,3 +149,8 @@ class Folder:
                 room -= path.stat().st_size
                 if room < 0 and number:
                     path.unlink()
+
+
+def _final(path: Path) -> Path:
+    """The name of a file that is whole."""
+    return path.with_name(path.name.removeprefix(".").removesuffix(TEMPORARY))

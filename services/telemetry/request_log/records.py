@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from services.errors import InvalidArgument
 from services.telemetry.exchange import Exchange
 from services.telemetry.tables import CODE_NAMES, PHASES
 from services.tensors import BY_OIP, DEFAULT_SIGNATURE, dtype_of
@@ -69,7 +70,7 @@ class Tensor:
         return values
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """`at` is Unix time of the arrival; `phases` seconds of decode, queue, compute and encode, None where there were none.
 
@@ -176,7 +177,11 @@ def _tensors(arrays: Mapping[str, np.ndarray], room: int) -> tuple[tuple[Tensor,
     """The arrays as tensors, in order, each with its values while there is room; and the bytes left of it."""
     tensors = []
     for name, array in arrays.items():
-        dtype = dtype_of(array)
+        try:
+            dtype = dtype_of(array)
+        except InvalidArgument:  # what made the request fail
+            tensors.append(Tensor(name[:_LONGEST_NAME], array.dtype.name, array.shape, None))
+            continue
         values: bytes | list[bytes] | None = None
         size = array.nbytes
         if size <= room and dtype.is_string:

@@ -278,6 +278,24 @@ def test_values_that_json_has_no_form_for_or_that_are_many_are_bytes(
         assert tensor["data"] == expected
 
 
+def test_a_type_that_no_model_has_is_named_without_its_values() -> None:
+    ((tensor,), left) = _tensors({"x": np.zeros(2, np.complex64)}, 100)
+    assert (tensor.datatype, tensor.values, left) == ("complex64", None, 100)
+
+
+def test_a_folder_is_read_while_it_is_written(tmp_path: Path) -> None:
+    import pandas as pd
+
+    folder = Folder(RequestLogOptions(tmp_path, format="parquet"))
+    folder.write([record(1)])
+    folder.finish()
+    folder.write([record(2)])
+    assert pd.read_parquet(tmp_path)["request_id"].tolist() == ["r1"]
+    assert [logged.fields["request_id"] for logged in read(tmp_path)] == ["r1"]
+    folder.finish()
+    assert pd.read_parquet(tmp_path)["request_id"].sort_values().tolist() == ["r1", "r2"]
+
+
 def test_a_record_keeps_no_more_of_a_batch_than_its_own_rows() -> None:
     """A view of a batch would keep all of it in memory while the record waits."""
     batch = np.zeros((1000, 4), np.float32)
