@@ -1,0 +1,336 @@
+"""The Open Inference Protocol's REST requests: JSON bodies and binary tensors to engine requests.
+
+A request is JSON, or JSON and behind it the bytes of the tensors that say `binary_data_size`; the header
+`Inference-Header-Content-Length` says where the JSON ends. With that length 0 the body is the bytes of the model's single
+input, for one row, and every output is answered in binary.
+
+A client sends the same JSON again and again but for its numbers. What stays the same is read once, into a `_Form`, which is
+found again by its text: the JSON in front of binary tensors, or all that stands around the values of a single input. Any
+other request, and any that is at fault, is read as a whole.
+
+Decisions where servers differ:
+- NaN and Infinity are no JSON, and are refused as any JSON parser would.
+- FP16 travels in binary alone, as in Triton.
+- An output that is asked for by name without saying `binary_data` follows the request's `binary_data_output`.
+
+Sources: the Open Inference Protocol's REST API, and Triton's binary tensor data and schedule policy extensions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from math import prod
+from secrets import token_hex
+from typing import Any
+
+import numpy as np
+import orjson
+
+from services.engine.request import InferenceRequest
+from services.errors import InvalidArgument, Unimplemented
+from services.protocols.json_arrays import flatten, json_type, to_array
+from services.protocols.json_explain import first_wrong
+from services.protocols.json_text import describe, parse_object
+from services.protocols.oip_raw import datatype_of, decode_raw
+from services.protocols.shapes import checked_shape, expect_count
+from services.tensors import DEFAULT_SIGNATURE, DYNAMIC, DType, Signature, TensorSpec
+
+_MAX_TIMEOUT_US = 2**53
+_LONGEST_FORM = 1024
+"""Bytes of text that a form is found by: enough for a few tensors, little to keep."""
+_FORMS = 512
+
+_NO_DATA: Any = object()
+
+
+@dataclass(slots=True)
+class Infer:
+    """A decoded `/infer` request, and how its answer is to look.
+
+    `binary` says per requested output whether it goes in binary; `binary_default` decides for all others.
+    """
+
+    request: InferenceRequest
+    id: str = ""
+    binary: dict[str, bool] = field(default_factory=dict)
+    binary_default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """One input but for its values: those are `data` as JSON has them, or the next `size` bytes behind it."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    count: int
+    size: int | None
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A request's JSON, understood and checked as far as that goes without the tensors' values."""
+
+    inputs: tuple[_Slot, ...]
+    outputs: tuple[str, ...]
+    id: str
+    binary: dict[str, bool]
+    binary_default: bool
+    timeout_us: int
+
+
+def decode_infer(body: bytes, header_length: int | None, *, model: str, version: int | None, now_s: float) -> Infer:
+    """A request with a JSON header. `header_length` is the JSON's length in bytes, None where the body is all JSON.
+
+    `now_s` is the engine's clock; a `timeout` in microseconds becomes the request's deadline. Raises InvalidArgument.
+    """
+    form, data = _understood(body, header_length)
+    tail = None if header_length is None else _Tail(memoryview(body)[header_length:], model)
+    inputs: dict[str, np.ndarray] = {}
+    for slot in form.inputs:
+        if slot.size is not None:
+            tail = tail or _Tail(memoryview(b""), model)
+            inputs[slot.name] = decode_raw(
+                tail.take(slot.size, slot.name), slot.dtype, slot.shape, slot.count, slot.name
+            )
+        else:
+            values = slot.data if data is _NO_DATA else data
+            inputs[slot.name] = _decode_data(values, slot.dtype, slot.shape, slot.count, slot.name)
+    if tail is not None:
+        tail.expect_end()
+    deadline = now_s + form.timeout_us / 1e6 if form.timeout_us else None
+    request = InferenceRequest(model=model, inputs=inputs, version=version, outputs=form.outputs, deadline=deadline)
+    return Infer(request, form.id, form.binary, form.binary_default)
+
+
+def decode_raw_infer(body: bytes, signature: Signature, *, model: str, version: int | None) -> Infer:
+    """A raw binary request: the whole body is one row of the model's single input. Raises InvalidArgument."""
+    if len(signature.inputs) != 1:
+        raise InvalidArgument(
+            f"Expected a model with a single input for a raw binary request. Received: {model} with inputs "
+            f"{', '.join(spec.name for spec in signature.inputs)}."
+        )
+    spec = signature.inputs[0]
+    shape = _raw_shape(spec, len(body), row=signature.batchable)
+    if spec.dtype.is_string:
+        array = np.empty(1, object)
+        array[0] = body
+        array = array.reshape(shape)
+    else:
+        array = decode_raw(body, spec.dtype, shape, prod(shape), spec.name)
+    request = InferenceRequest(model=model, inputs={spec.name: array}, version=version, signature=DEFAULT_SIGNATURE)
+    return Infer(request, binary_default=True)
+
+
+def _understood(body: bytes, header_length: int | None) -> tuple[_Form, Any]:
+    """The request's form, and the JSON values of its only input where the form was found by the text around them."""
+    if header_length is not None:
+        head = body[:header_length]
+        return (_form_of(head) if header_length <= _LONGEST_FORM else _read(head)), _NO_DATA
+    start = body.find(b"[", body.find(b'"data"'))
+    end = body.find(b"}", start)
+    if 0 < start < end and start + len(body) - end <= _LONGEST_FORM:
+        form = _form_around(body[:start], body[end:])
+        if form is not None:
+            try:
+                return form, orjson.loads(memoryview(body)[start:end])
+            except orjson.JSONDecodeError:
+                pass  # the end was found too early, or the values are at fault: that is for the whole text to show
+    return _read(body), _NO_DATA
+
+
+@lru_cache(_FORMS)
+def _form_of(head: bytes) -> _Form:
+    return _read(head)
+
+
+_VALUES = [token_hex(16)]
+_VALUES_TEXT = orjson.dumps(_VALUES)
+
+
+@lru_cache(_FORMS)
+def _form_around(before: bytes, behind: bytes) -> _Form | None:
+    """The form of a request of this text with any JSON values between, which are its only input's; None where they are not.
+
+    Where a value that nobody else writes is read back as that input's data, so is any other value in its place.
+    """
+    try:
+        form = _read(before + _VALUES_TEXT + behind)
+    except InvalidArgument:
+        return None
+    if len(form.inputs) != 1 or form.inputs[0].data != _VALUES:
+        return None
+    return replace(form, inputs=(replace(form.inputs[0], data=None),))
+
+
+def _read(text: bytes) -> _Form:
+    """The form of a whole JSON text. Raises InvalidArgument."""
+    document = parse_object(text, allow_not_finite=False)
+    parameters = _parameters(document, "the request")
+    slots: dict[str, _Slot] = {}
+    for item in _objects(document, "inputs", required=True):
+        name = _name(item, "inputs")
+        if name in slots:
+            raise InvalidArgument(f'Expected each input once. Received: "{name}" twice.')
+        slots[name] = _read_input(item, name)
+    outputs = _read_outputs(document)
+    return _Form(
+        inputs=tuple(slots.values()),
+        outputs=tuple(outputs),
+        id=_typed(document, "id", str, "", "the request"),
+        binary={name: binary for name, binary in outputs.items() if binary is not None},
+        binary_default=_typed(parameters, "binary_data_output", bool, False, "the request's parameters"),
+        timeout_us=_timeout_us(parameters),
+    )
+
+
+class _Tail:
+    """The bytes behind the JSON, handed out in the order of the inputs."""
+
+    def __init__(self, data: memoryview, model: str) -> None:
+        self._data = data
+        self._position = 0
+        self._model = model
+
+    def take(self, size: int, name: str) -> memoryview:
+        end = self._position + size
+        if end > len(self._data):
+            raise InvalidArgument(
+                f"unexpected size for input '{name}', expecting {end - len(self._data)} additional bytes for model "
+                f"'{self._model}'"
+            )
+        data = self._data[self._position : end]
+        self._position = end
+        return data
+
+    def expect_end(self) -> None:
+        if self._position < len(self._data):
+            raise InvalidArgument(
+                f"unexpected additional input data for model '{self._model}': {len(self._data) - self._position} bytes "
+                f"behind the last binary tensor"
+            )
+
+
+def _read_input(item: Mapping[str, Any], name: str) -> _Slot:
+    where = f'input "{name}"'
+    dtype = datatype_of(_typed(item, "datatype", str, None, where), name)
+    dims = _typed(item, "shape", list, None, where)
+    if not all(type(dim) is int for dim in dims):
+        raise InvalidArgument(f"Expected integers in the shape of {where}. Received: {describe(dims)}.")
+    shape, count = checked_shape(dims, name)
+    parameters = _parameters(item, where)
+    if "shared_memory_region" in parameters:
+        raise Unimplemented(f"Expected data or binary data for {where}: shared memory is not served.")
+    size = parameters.get("binary_data_size") if "binary_data_size" in parameters else None
+    if "binary_data_size" in parameters:
+        if type(size) is not int or size < 0:
+            raise InvalidArgument(f"Expected binary_data_size of {where} in bytes. Received: {describe(size)}.")
+        if "data" in item:
+            raise InvalidArgument(f"Expected one of 'data' and 'binary_data_size' for {where}. Received: both.")
+    elif "data" not in item:
+        raise InvalidArgument(f"Expected one of 'data' and 'binary_data_size' for {where}. Received: neither.")
+    return _Slot(name, dtype, shape, count, size, item.get("data"))
+
+
+def _decode_data(data: Any, dtype: DType, shape: tuple[int, ...], count: int, name: str) -> np.ndarray:
+    """Flat or nested lists in row-major order; only the number of values must be the shape's."""
+    if type(data) is not list:
+        raise InvalidArgument(f'Tensor "{name}": expected a list as data. Received: {describe(data)}.')
+    if dtype.name == "float16":
+        raise InvalidArgument(
+            f'Tensor "{name}": sending FP16 data via JSON is not supported. Please use the binary data format for input.'
+        )
+    flat = flatten(data)
+    if flat is None:
+        raise InvalidArgument(
+            f'Tensor "{name}": expected flat or regularly nested lists as data. Received: ragged lists.'
+        )
+    leaves, _ = flat
+    expect_count(name, "values", shape, count, len(leaves))
+    objects = dtype.is_string and dict in set(map(type, leaves))  # base64 is TensorFlow Serving's way to write bytes
+    array = None if objects else to_array(leaves, shape, dtype)
+    if array is None:
+        wrong = next(leaf for leaf in leaves if type(leaf) is dict) if objects else first_wrong(leaves, dtype)
+        raise InvalidArgument(
+            f'Tensor "{name}": expected values of {dtype.oip}. Received: {describe(wrong)} of type {json_type(wrong)}.'
+        )
+    return array
+
+
+def _read_outputs(document: Mapping[str, Any]) -> dict[str, bool | None]:
+    """The outputs asked for, and whether in binary; None where they do not say."""
+    outputs: dict[str, bool | None] = {}
+    for item in _objects(document, "outputs", required=False):
+        name = _name(item, "outputs")
+        if name in outputs:
+            raise InvalidArgument(f'Expected each output once. Received: "{name}" twice.')
+        where = f'output "{name}"'
+        parameters = _parameters(item, where)
+        for unserved in ("classification", "shared_memory_region"):
+            if unserved in parameters:
+                raise Unimplemented(f"Expected an output as it is: {unserved} of {where} is not served.")
+        outputs[name] = _typed(parameters, "binary_data", bool, None, where) if "binary_data" in parameters else None
+    return outputs
+
+
+def _timeout_us(parameters: Mapping[str, Any]) -> int:
+    """The microseconds a `timeout` asks for; 0 asks for none."""
+    for key in parameters:
+        if key.startswith("triton_"):
+            raise InvalidArgument(f"Expected parameters of the client's own. Received: {key}; 'triton_' is reserved.")
+    timeout_us: int = _typed(parameters, "timeout", int, 0, "the request's parameters")
+    if not 0 <= timeout_us <= _MAX_TIMEOUT_US:
+        raise InvalidArgument(f"Expected a timeout in microseconds, from 0. Received: {timeout_us}.")
+    return timeout_us
+
+
+def _raw_shape(spec: TensorSpec, size: int, *, row: bool) -> tuple[int, ...]:
+    """The shape of one row of `spec` in `size` bytes; at most one further axis may be variable."""
+    if spec.shape is None:
+        raise InvalidArgument(f"Expected an input of known rank for a raw binary request. Received: {spec}.")
+    shape = [1, *spec.shape[1:]] if row else list(spec.shape)
+    if shape.count(DYNAMIC) > (0 if spec.dtype.is_string else 1) or (spec.dtype.is_string and prod(shape) != 1):
+        allowed = "a shape of one element" if spec.dtype.is_string else "at most one variable axis"
+        raise InvalidArgument(f"Expected an input with {allowed} for a raw binary request. Received: {spec}.")
+    if DYNAMIC in shape:
+        fixed = -prod(shape) * spec.dtype.itemsize
+        shape[shape.index(DYNAMIC)] = size // fixed if fixed else 0
+    return tuple(shape)
+
+
+def _parameters(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+    parameters: dict[str, Any] = _typed(item, "parameters", dict, {}, where)
+    return parameters
+
+
+def _objects(document: Mapping[str, Any], key: str, *, required: bool) -> list[dict[str, Any]]:
+    items = _typed(document, key, list, None if required else [], "the request")
+    for item in items:
+        if type(item) is not dict:
+            raise InvalidArgument(f"Expected an object per tensor in '{key}'. Received: {describe(item)}.")
+    return list(items)
+
+
+def _name(item: Mapping[str, Any], key: str) -> str:
+    name: str = _typed(item, "name", str, None, f"an element of '{key}'")
+    if not name:
+        raise InvalidArgument(f"Expected a name for each element of '{key}'. Received: an empty one.")
+    return name
+
+
+_JSON_NAMES = {str: "a string", int: "an integer", bool: "true or false", list: "a list", dict: "an object"}
+
+
+def _typed(item: Mapping[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
+    """A member of that type. Raises InvalidArgument where it is of another, or missing without a default.
+
+    null is as good as missing: clients that write out their own data classes (MLServer's, KServe's) send it.
+    """
+    value = item.get(key)
+    if type(value) is kind:
+        return value
+    if value is None and default is not None:
+        return default
+    received = describe(value) if key in item else "none"
+    raise InvalidArgument(f"Unable to parse '{key}' of {where}: expected {_JSON_NAMES[kind]}. Received: {received}.")
