@@ -109,12 +109,12 @@ class HeadReader:
             metadata = tuple(pair for name, value in regular if name not in _OURS for pair in _metadata(name, value))
         except (Base64Error, ValueError):
             return refused(400, errors.INTERNAL, "Malformed binary metadata: expected base64.")
-        accepts = known.get(b"grpc-accept-encoding", b"").decode("latin-1").replace(" ", "").split(",")
+        accepted = known.get(b"grpc-accept-encoding", b"").decode("latin-1").split(",")
         return Head(
             self._methods[pseudo[b":path"]],
             metadata,
             known.get(b"grpc-encoding", IDENTITY.encode()).decode(),
-            frozenset(accepts),
+            frozenset(name.strip() for name in accepted) - {""},
             None if length is None else int(length),
         )
 
