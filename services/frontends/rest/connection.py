@@ -11,7 +11,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from services.frontends.rest.direct import DirectCall
+from services.frontends.rest.direct import DirectCall, header_lines
 from services.frontends.rest.dispatcher import Dispatcher
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -39,6 +39,8 @@ class Connection(HttpToolsProtocol):
         self._unfinished = True
         self._since_s = self._heard_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._default_headers: list[tuple[bytes, bytes]] = []
+        self._default_lines = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn declares it
         super().connection_made(transport)
@@ -114,8 +116,12 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
-    def default_headers(self) -> list[tuple[bytes, bytes]]:
-        return self.server_state.default_headers
+    def default_lines(self) -> bytes:
+        headers = self.server_state.default_headers  # a new list whenever uvicorn's clock has moved
+        if headers is not self._default_headers:
+            self._default_headers = headers
+            self._default_lines = header_lines(headers)
+        return self._default_lines
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(work)

@@ -8,7 +8,7 @@ the dispatcher's way. Answers, errors and counts are the same on both.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -26,7 +26,7 @@ from services.frontends.status import to_cornet
 from services.telemetry.exchange import Exchange
 from services.telemetry.metrics import Metrics
 
-_SPECIAL = (b"content-encoding", b"transfer-encoding", b"expect", b"upgrade")
+_SPECIAL = frozenset((b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"))
 
 
 class Carrier(Protocol):
@@ -36,7 +36,10 @@ class Carrier(Protocol):
         """Send an answer's bytes and go on to the next request, or close the connection behind it."""
         ...
 
-    def default_headers(self) -> list[tuple[bytes, bytes]]: ...
+    def default_lines(self) -> bytes:
+        """The header lines that every answer of this server has."""
+        ...
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine as a task that a graceful shutdown waits for."""
         ...
@@ -168,17 +171,22 @@ class DirectCall:
         if self.disconnected:
             return
         self.response_complete = True
-        parts = [STATUS_LINE[response.status]]
-        for name, value in (*self._carrier.default_headers(), *response.headers):
-            parts += (name, b": ", value, b"\r\n")
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        parts.append(
-            b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n\r\n"
-            % (response.content_type, len(body), exchange.request_id.encode())
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        extra = header_lines(response.headers) if response.headers else b""
+        head = b"%b%b%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (
+            STATUS_LINE[response.status],
+            self._carrier.default_lines(),
+            extra,
+            close,
+            response.content_type,
+            len(body),
+            exchange.request_id.encode(),
         )
-        parts.append(body)
-        self._carrier.carry(b"".join(parts), close=not self.keep_alive)
+        self._carrier.carry(head + body, close=not self.keep_alive)
+
+
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def may_go_direct(headers: Mapping[bytes, bytes], max_body_bytes: int) -> bool:
@@ -188,7 +196,7 @@ def may_go_direct(headers: Mapping[bytes, bytes], max_body_bytes: int) -> bool:
         return False
     if int(length) >= min(THREAD_FROM_BYTES, max_body_bytes + 1):
         return False
-    return not any(name in headers for name in _SPECIAL)
+    return _SPECIAL.isdisjoint(headers)
 
 
 def at_once(work: Any) -> Inference:
