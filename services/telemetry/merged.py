@@ -41,11 +41,15 @@ class Peers(Protocol):
 
 
 class Pages:
-    """Both pages; they do not raise, whatever has become of the other workers."""
+    """Both pages. They raise Unavailable where the supervisor does not answer; a worker that does not is left out."""
 
     def __init__(self, peers: Peers, gpus: Gpus) -> None:
         self._peers = peers
         self._gpus = gpus
+
+    async def tables(self) -> Tables:
+        """What all of them have counted, without the pages."""
+        return (await self._peers.collect()).tables()
 
     async def render(self) -> tuple[bytes, str]:
         """The text exposition, Triton's names included, and its content type."""

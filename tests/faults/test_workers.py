@@ -128,6 +128,22 @@ def test_both_workers_answer_on_the_grpc_port(server: ServerProcess) -> None:
         assert client.infer("half_plus_two", [tensor]).as_numpy("y").tolist() == [[3.0]]
 
 
+def test_statistics_are_of_all_workers_whichever_is_asked(server: ServerProcess) -> None:
+    found = connections(server)
+    counted = []
+    with triton.InferenceServerClient(server.grpc_address) as client:
+        for clients in found.values():
+            predict(clients[0])
+            predict(clients[0])
+            over_http = clients[0].get("/v2/models/half_plus_two/stats").raise_for_status().json()["model_stats"][0]
+            over_grpc = client.get_inference_statistics("half_plus_two").model_stats[0]
+            counted.append((over_http["inference_stats"]["success"]["count"], over_grpc.inference_stats.success.count))
+    close(found)
+
+    (first, again), (second, and_again) = counted
+    assert (again, second, and_again) == (first, first + 2, first + 2)
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian package prometheus)")
 def test_the_merged_page_follows_prometheus_s_conventions(server: ServerProcess) -> None:
     text = httpx.get(f"{server.http_url}/metrics", timeout=20).text

@@ -1,6 +1,7 @@
 """inference.GRPCInferenceService: the Open Inference Protocol's liveness, metadata and inference."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Sequence
 
 from services.engine.engine import Engine
 from services.engine.lanes import PackedRun
@@ -10,10 +11,11 @@ from services.frontends.grpc.call import Call, MethodTable, UnaryHandler, UnaryM
 from services.frontends.grpc.short_way import ShortWay
 from services.frontends.model_description import describe_model
 from services.frontends.model_statistics import statistics_of
-from services.frontends.status import Dialect
+from services.frontends.status import Dialect, to_cornet
 from services.protocols import model_configuration, model_statistics, oip_grpc
 from services.protocols.forms import Forms, oip_values
 from services.server_info import ServerInfo
+from services.telemetry.statistics import VersionStatistics
 
 SERVICE = "inference.GRPCInferenceService"
 PROTOCOL = "oip-grpc"
@@ -25,6 +27,7 @@ class InferenceService:
     def __init__(self, engine: Engine, info: ServerInfo) -> None:
         self._engine = engine
         self._info = info
+        self._replying: set[asyncio.Future[None]] = set()
         self._short = _InferShortWay(engine, Forms(oip_values), _encode_rows, _encode)
 
     def methods(self) -> MethodTable:
@@ -78,7 +81,13 @@ class InferenceService:
     def model_statistics(self, data: bytes, call: Call) -> None:
         model, version = model_statistics.decode_request(data)
         call.model = model
-        call.reply(model_statistics.encode_grpc(statistics_of(self._engine, model, version)))
+        counted = statistics_of(self._engine, model, version)
+        if isinstance(counted, list):
+            call.reply(model_statistics.encode_grpc(counted))
+        else:
+            task = asyncio.ensure_future(_reply_statistics(call, counted))
+            self._replying.add(task)
+            task.add_done_callback(self._replying.discard)
 
     def model_infer(self, data: bytes, call: Call) -> None:
         if self._short.submit(data, call):
@@ -98,6 +107,13 @@ class InferenceService:
         pending = self._engine.submit(request, lambda outcome: call.answer(outcome, encode))
         call.on_cancel(pending.cancel)
         self._short.learn(data, request)
+
+
+async def _reply_statistics(call: Call, counted: Awaitable[list[VersionStatistics]]) -> None:
+    try:
+        call.reply(model_statistics.encode_grpc(await counted))
+    except Exception as error:  # noqa: BLE001 - reported to the client and logged
+        call.fail(to_cornet(error))
 
 
 def is_ready(engine: Engine, model: str, version: int | None = None) -> bool:

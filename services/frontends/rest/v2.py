@@ -87,9 +87,10 @@ def _model_config(engine: Engine, request: Request) -> Response:
     return Response(body, content_type=JSON)
 
 
-def _model_statistics(engine: Engine, request: Request) -> Response:
-    body = model_statistics.encode_json(statistics_of(engine, request.parts.get("model", ""), _version(request)))
-    return Response(body, content_type=JSON, compressible=True)
+async def _model_statistics(engine: Engine, request: Request) -> Response:
+    found = statistics_of(engine, request.parts.get("model", ""), _version(request))
+    counted = found if isinstance(found, list) else await found
+    return Response(model_statistics.encode_json(counted), content_type=JSON, compressible=True)
 
 
 def _live(_: Request) -> Response:
