@@ -174,7 +174,7 @@ def test_server_metadata_lists_only_what_is_served(rest):
         document = rest.get(path).json
         assert (document["name"], document["version"]) == ("cornet", "9.9")
         assert "binary_tensor_data" in document["extensions"]
-        assert not {"statistics", "classification", "system_shared_memory"} & set(document["extensions"])
+        assert not {"classification", "system_shared_memory"} & set(document["extensions"])
 
 
 @pytest.mark.parametrize(("path", "versions"), [("offset", ["1", "2"]), ("offset/versions/1", ["1"])])
