@@ -1,0 +1,170 @@
+"""What is measured: the cells of a run, and the results kept of each."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tests.load.bench.figures import Figures
+from tests.load.bench.generators import H2LOAD, OFFICIAL, PERF_ANALYZER, VARIED, WRK
+from tests.load.bench.protocols import (
+    ECHO_GRPC,
+    ECHO_HTTP,
+    GRPC,
+    OIP_GRPC,
+    TFS_GRPC,
+    TFS_REST,
+    TYPED,
+    V2_BINARY,
+    V2_JSON,
+)
+
+IN_PROCESS, LIBRARY = "in-process", "onnxruntime"
+"""The protocol and the server of the cells without a server."""
+
+SMALL, MIDDLE, LARGE = ("mlp", "cnn"), ("lstm", "transformer"), ("vgg16",)
+LARGE_CONCURRENCY = 8
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One thing to measure. `concurrency` is rows per run where there is no server."""
+
+    server: str
+    protocol: str
+    model: str
+    generator: str
+    concurrency: int
+
+    def __str__(self) -> str:
+        return f"{self.server} {self.protocol} {self.model} {self.generator} {self.concurrency}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One round of a cell. `cpu_s` is the server's, `foreign` the share of its core that others used meanwhile."""
+
+    figures: Figures
+    cpu_s: float
+    foreign: float
+    rss_bytes: int
+
+    @property
+    def cpu_us(self) -> float:
+        """The server's CPU microseconds per request."""
+        return self.cpu_s / max(1, self.figures.requests) * 1e6
+
+
+@dataclass
+class Results:
+    """The rounds of every cell, or why it has none."""
+
+    samples: dict[Cell, list[Sample]] = field(default_factory=dict)
+    failures: dict[Cell, str] = field(default_factory=dict)
+
+    def add(self, cell: Cell, sample: Sample) -> None:
+        self.samples.setdefault(cell, []).append(sample)
+
+    def find(self, server: str, protocol: str, model: str, concurrency: int, generator: str = "") -> list[Sample]:
+        """The rounds of a cell; without a generator the one that is usual for the protocol."""
+        return self.samples.get(Cell(server, protocol, model, generator or usual(protocol), concurrency), [])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every cell as plain values: medians over its rounds, and the rounds themselves."""
+        measured = [
+            asdict(cell) | summary(samples) | {"rounds": [asdict(sample) for sample in samples]}
+            for cell, samples in sorted(self.samples.items())
+        ]
+        return measured + [asdict(cell) | {"failed": reason} for cell, reason in sorted(self.failures.items())]
+
+
+def summary(samples: Sequence[Sample]) -> dict[str, float]:
+    """Medians over the rounds, the sum of errors, the most memory."""
+    return {
+        "per_second": median(sample.figures.per_second for sample in samples),
+        "p50_ms": median(sample.figures.p50_ms for sample in samples),
+        "p99_ms": median(sample.figures.p99_ms for sample in samples),
+        "cpu_us": median(sample.cpu_us for sample in samples),
+        "errors": sum(sample.figures.errors for sample in samples),
+        "rss_bytes": max(sample.rss_bytes for sample in samples),
+        "foreign": median(sample.foreign for sample in samples),
+    }
+
+
+def median(values: Iterable[float]) -> float:
+    """NaN of nothing."""
+    kept = [value for value in values if not math.isnan(value)]
+    return statistics.median(kept) if kept else math.nan
+
+
+def usual(protocol: str) -> str:
+    """The generator that loads a server most with a protocol."""
+    return H2LOAD if protocol in GRPC else LIBRARY if protocol == IN_PROCESS else WRK
+
+
+def judged_cells(families: Sequence[str]) -> list[Cell]:
+    """The cells that the ratios are made of."""
+    cells = [_cell(server, OIP_GRPC, model, 64) for server in ("cornet", "triton", "aio") for model in SMALL]
+    cells += [_cell(server, OIP_GRPC, model, 1) for server in ("cornet", "triton") for model in SMALL]
+    cells += [_cell("cornet", TFS_GRPC, model, count) for model in SMALL for count in (64, 1)]
+    cells += [_cell(server, V2_JSON, model, 64) for server in ("cornet", "triton") for model in SMALL]
+    cells += [_cell(server, V2_BINARY, "cnn", 64) for server in ("cornet", "triton")]
+    cells += [_cell(server, OIP_GRPC, model, 64) for server in ("cornet", "triton") for model in MIDDLE]
+    cells += [_cell("cornet", OIP_GRPC, model, LARGE_CONCURRENCY) for model in LARGE]
+    cells += [_cell(LIBRARY, IN_PROCESS, model, rows) for model in LARGE for rows in (1, LARGE_CONCURRENCY)]
+    real = (VARIED, PERF_ANALYZER)
+    cells += [Cell(server, OIP_GRPC, "mlp", how, 64) for server in ("cornet", "triton") for how in real]
+    if "family-regressor" in families:
+        cells += [_cell(server, TYPED, "family-regressor", 64) for server in ("cornet", "bento", "bento-batch")]
+    return _side_by_side(cells)
+
+
+def all_cells(families: Sequence[str]) -> list[Cell]:
+    """The judged cells and every other combination that is worth its time."""
+    servers = ("cornet", "cornet-grpcio", "triton", "aio", "threads", "mlserver", "kserve")
+    http = ("cornet", "triton", "mlserver", "kserve")
+    combine = itertools.product
+    cells = [_cell(server, OIP_GRPC, model, count) for model, count, server in combine(SMALL, (1, 8, 64), servers)]
+    cells += [_cell("cornet", TFS_GRPC, model, count) for model, count in combine(SMALL, (1, 8, 64))]
+    cells += [_cell(server, V2_JSON, model, count) for model, count, server in combine(SMALL, (1, 8, 64), http)]
+    cells += [_cell(server, V2_BINARY, m, count) for m, count, server in combine(SMALL, (1, 8, 64), http[:2])]
+    cells += [_cell("cornet", TFS_REST, model, count) for model, count in combine(SMALL, (1, 8, 64))]
+    cells += [_cell(server, OIP_GRPC, model, 64) for model, server in combine(MIDDLE, servers)]
+    cells += [_cell(server, OIP_GRPC, LARGE[0], LARGE_CONCURRENCY) for server in servers]
+    cells += [_cell(server, ECHO_GRPC, "mlp", 64) for server in ("echo-native", "echo-aio", "echo-threads")]
+    cells += [_cell("echo-asgi", ECHO_HTTP, "mlp", 64)]
+    cells += [_cell(LIBRARY, IN_PROCESS, model, rows) for model, rows in combine((*SMALL, *MIDDLE), (1, 64))]
+    real = combine((VARIED, PERF_ANALYZER, OFFICIAL), ("cornet", "cornet-grpcio", "triton"))
+    cells += [Cell(server, OIP_GRPC, "mlp", how, 64) for how, server in real]
+    cells += [Cell(server, protocol, "mlp", OFFICIAL, 1) for protocol, server in combine((OIP_GRPC, V2_JSON), http[:2])]
+    cells += [Cell("cornet", TFS_GRPC, "mlp", OFFICIAL, 1)]
+    for name in families:
+        most = LARGE_CONCURRENCY if name.endswith("vgg16") else 64
+        cells += [_cell(server, OIP_GRPC, name, most) for server in ("cornet", "triton")]
+        cells += [_cell(LIBRARY, IN_PROCESS, name, most)]
+    wanted = judged_cells(families)
+    return _side_by_side(wanted + [cell for cell in cells if cell not in set(wanted)])
+
+
+def worker_cells() -> list[Cell]:
+    """One worker against two, on all cores."""
+    counts = {**dict.fromkeys((*SMALL, *MIDDLE), 64), **dict.fromkeys(LARGE, LARGE_CONCURRENCY)}
+    return [
+        _cell(server, OIP_GRPC, model, count) for model, count in counts.items() for server in ("cornet-1", "cornet-2")
+    ]
+
+
+def _side_by_side(cells: Sequence[Cell]) -> list[Cell]:
+    """What is compared follows each other, so that it meets the machine in the same state."""
+    groups: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.model, cell.concurrency), []).append(cell)
+    order = (*SMALL, *MIDDLE, *LARGE)
+    ranked = sorted(groups, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key))
+    return [cell for key in ranked for cell in sorted(groups[key], key=lambda cell: (cell.generator, cell.protocol))]
+
+
+def _cell(server: str, protocol: str, model: str, concurrency: int) -> Cell:
+    return Cell(server, protocol, model, usual(protocol), concurrency)

@@ -1,0 +1,165 @@
+"""The ratios the project aims at, from the results of one run: what was asked for, what was measured, reached or not."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from tests.load.bench.cells import IN_PROCESS, LARGE_CONCURRENCY, LIBRARY, Results, Sample, median
+from tests.load.bench.generators import PERF_ANALYZER, VARIED
+from tests.load.bench.protocols import OIP_GRPC, TFS_GRPC, TYPED, V2_BINARY, V2_JSON
+
+MB = 1_000_000
+
+
+@dataclass
+class Extras:
+    """What is measured outside the cells.
+
+    `cold_s` has seconds to the first right answer, `rss_bytes` the memory with the MLP, by server; `quiet_p99_ms` and
+    `swap_p99_ms` the rounds without and with version changes, `swap_errors` the failed requests of the latter.
+    """
+
+    cold_s: dict[str, list[float]] = field(default_factory=dict)
+    rss_bytes: dict[str, int] = field(default_factory=dict)
+    quiet_p99_ms: list[float] = field(default_factory=list)
+    swap_p99_ms: list[float] = field(default_factory=list)
+    swap_errors: int | None = None
+    swaps: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the end: `measured` is NaN where a cell of it was not measured."""
+
+    text: str
+    bound: float
+    at_least: bool
+    measured: float
+    unit: str = "x"
+
+    @property
+    def reached(self) -> bool | None:
+        """None where it was not measured."""
+        if math.isnan(self.measured):
+            return None
+        return self.measured >= self.bound if self.at_least else self.measured <= self.bound
+
+
+def ratio(ours: Iterable[Sample], theirs: Iterable[Sample], value: Callable[[Sample], float]) -> float:
+    """Median over the rounds of the quotient: both sides of a round met the same machine. NaN without rounds."""
+    return median(value(a) / value(b) for a, b in zip(ours, theirs, strict=False) if value(b))
+
+
+def rate(sample: Sample) -> float:
+    return sample.figures.per_second
+
+
+def p50(sample: Sample) -> float:
+    return sample.figures.p50_ms
+
+
+def judge(results: Results, extras: Extras) -> list[Verdict]:
+    """Every ratio, in the order of the README."""
+    return [
+        *_grpc(results),
+        *_rest(results),
+        *_large(results),
+        *_real_clients(results),
+        *_latency(results, extras),
+        *_typed(results),
+        *_footprint(extras),
+    ]
+
+
+def _grpc(results: Results) -> list[Verdict]:
+    verdicts = []
+    for protocol, name in ((OIP_GRPC, "ModelInfer"), (TFS_GRPC, "Predict")):
+        for model in ("mlp", "cnn"):
+            ours = results.find("cornet", protocol, model, 64)
+            for peer, bound in (("triton", 3.0), ("aio", 10.0)):
+                quotient = ratio(ours, results.find(peer, OIP_GRPC, model, 64), rate)
+                label = {"triton": "Triton", "aio": "grpc.aio"}[peer]
+                verdicts.append(Verdict(f"gRPC {name}, {model}, 64: requests/s over {label}'s", bound, True, quotient))
+            alone = ratio(results.find("cornet", protocol, model, 1), results.find("triton", OIP_GRPC, model, 1), p50)
+            verdicts.append(Verdict(f"gRPC {name}, {model}, 1: p50 over Triton's", 1.0, False, alone))
+    return verdicts
+
+
+def _rest(results: Results) -> list[Verdict]:
+    asked = ((V2_JSON, "mlp", 2.0), (V2_JSON, "cnn", 2.0), (V2_BINARY, "cnn", 1.5))
+    return [
+        Verdict(
+            f"REST {protocol}, {model}, 64: requests/s over Triton's",
+            bound,
+            True,
+            ratio(results.find("cornet", protocol, model, 64), results.find("triton", protocol, model, 64), rate),
+        )
+        for protocol, model, bound in asked
+    ]
+
+
+def _large(results: Results) -> list[Verdict]:
+    verdicts = [
+        Verdict(
+            f"gRPC ModelInfer, {model}, 64: requests/s over Triton's",
+            1.3,
+            True,
+            ratio(results.find("cornet", OIP_GRPC, model, 64), results.find("triton", OIP_GRPC, model, 64), rate),
+        )
+        for model in ("lstm", "transformer")
+    ]
+    served = results.find("cornet", OIP_GRPC, "vgg16", LARGE_CONCURRENCY)
+    by_batch = [results.find(LIBRARY, IN_PROCESS, "vgg16", rows) for rows in (1, LARGE_CONCURRENCY)]
+    best = max(by_batch, key=lambda samples: median(map(rate, samples)) if samples else 0.0)
+    return [*verdicts, Verdict("vgg16: images/s over onnxruntime's in process", 0.97, True, ratio(served, best, rate))]
+
+
+def _real_clients(results: Results) -> list[Verdict]:
+    names = ((VARIED, "headers that vary"), (PERF_ANALYZER, "perf_analyzer"))
+    return [
+        Verdict(
+            f"gRPC ModelInfer, mlp, 64, {name}: requests/s over Triton's",
+            2.0,
+            True,
+            ratio(
+                results.find("cornet", OIP_GRPC, "mlp", 64, how), results.find("triton", OIP_GRPC, "mlp", 64, how), rate
+            ),
+        )
+        for how, name in names
+    ]
+
+
+def _latency(results: Results, extras: Extras) -> list[Verdict]:
+    busy = results.find("cornet", OIP_GRPC, "mlp", 64)
+    spread = median(sample.figures.p99_ms / sample.figures.p50_ms for sample in busy)
+    swapping = median(extras.swap_p99_ms) / median(extras.quiet_p99_ms)
+    failed = math.nan if extras.swap_errors is None else float(extras.swap_errors)
+    return [
+        Verdict("gRPC ModelInfer, mlp, 64: p99 over p50", 2.0, False, spread),
+        Verdict("while versions load and swap: p99 over the quiet p99", 3.0, False, swapping),
+        Verdict("while versions load and swap: failed requests", 0.0, False, failed, ""),
+    ]
+
+
+def _typed(results: Results) -> list[Verdict]:
+    model = "family-regressor"
+    ours = results.find("cornet", TYPED, model, 64)
+    return [
+        Verdict(
+            f"typed endpoint, 64: requests/s over plain BentoML's{name}",
+            2.0,
+            True,
+            ratio(ours, results.find(peer, TYPED, model, 64), rate),
+        )
+        for peer, name in (("bento", ""), ("bento-batch", ", batchable"))
+    ]
+
+
+def _footprint(extras: Extras) -> list[Verdict]:
+    ours, theirs = (median(extras.cold_s.get(name, ())) for name in ("cornet", "triton"))
+    with_endpoints, without = (extras.rss_bytes.get(name, math.nan) / MB for name in ("cornet", "cornet-lean"))
+    return [
+        Verdict("cold start to the first right answer over Triton's", 0.6, False, ours / theirs),
+        Verdict("resident memory with the mlp, without the typed endpoints", 120.0, False, without, " MB"),
+        Verdict("resident memory with the mlp, with the typed endpoints", 200.0, False, with_endpoints, " MB"),
+    ]
