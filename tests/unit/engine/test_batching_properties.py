@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from services.engine.batching import Batcher
 from services.engine.costs import CostTable
+from services.engine.lanes import Lane, LaneTicket, PackedRun, Validity
 from services.engine.model_config import BatchingOptions
 from services.engine.request import InferenceResponse, Outcome
 from services.engine.scheduling import Identity, Scheduling
@@ -17,6 +18,17 @@ from services.telemetry.metrics import BatchMetrics
 from services.testing import FakeClock, PuppetScheduler
 
 POISON = -1.0
+
+
+class Desk:
+    """Receives for the lanes: a taker is the list of a request's outcomes, in a tuple, as a taker must be true."""
+
+    def take(self, run: PackedRun, takers: Any, tickets: Any, firsts: Any) -> None:
+        for taker, ticket, first in zip(takers, tickets, firsts, strict=True):
+            self.settle(taker, ticket, run.response(ticket, first))
+
+    def settle(self, taker: Any, ticket: LaneTicket, outcome: Outcome) -> None:
+        taker[0].append(outcome)
 
 
 class Traffic(RuleBasedStateMachine):
@@ -32,6 +44,8 @@ class Traffic(RuleBasedStateMachine):
     )
     def open(self, inline: bool, padded: bool, closable: bool, **options: Any) -> None:
         self.closable, self.closed = closable, False
+        self.lanes: dict[tuple[int, int], Lane] = {}
+        self.max_batch_rows = options["max_batch_rows"]
         if padded:
             options["allowed_batch_rows"] = (options["max_batch_rows"],)
         self.clock = FakeClock()
@@ -64,13 +78,29 @@ class Traffic(RuleBasedStateMachine):
 
     @rule(rows=st.integers(1, 15), width=st.integers(1, 2), poison=st.booleans(), lives_s=st.sampled_from([None, 0.5]))
     def send(self, rows: int, width: int, poison: bool, lives_s: float | None) -> None:
+        self.enqueue(
+            rows, width, poison, lives_s, lambda x, *more: self.batcher.enqueue({"x": x}, rows, width, ("y",), *more)
+        )
+
+    @rule(data=st.data(), width=st.integers(1, 2), poison=st.booleans(), lives_s=st.sampled_from([None, 0.5]))
+    def send_by_lane(self, data: st.DataObject, width: int, poison: bool, lives_s: float | None) -> None:
+        rows = data.draw(st.integers(1, self.max_batch_rows))
+        lane = self.lanes.get((rows, width))
+        if lane is None:
+            form = {"x": np.zeros((rows, width), np.float32)}
+            lane = self.lanes[rows, width] = Lane(self.batcher, width, ("y",), form, Desk(), Validity())
+        self.enqueue(
+            rows, width, poison, lives_s, lambda x, deadline, done: lane.submit(x.tobytes(), (done.__self__,), deadline)
+        )
+
+    def enqueue(self, rows: int, width: int, poison: bool, lives_s: float | None, submit: Any) -> None:
         x = np.full((rows, width), len(self.sent), np.float32) + np.linspace(0, 0.9, rows, dtype=np.float32)[:, None]
         if poison:
             x[rows // 2] = POISON
         outcomes: list[Outcome] = []
         deadline = None if lives_s is None else self.clock() + lives_s
         try:
-            pending = self.batcher.enqueue({"x": x}, rows, width, ("y",), deadline, outcomes.append)
+            pending = submit(x, deadline, outcomes.append)
         except QueueFull:
             assert self.batcher.queued_rows + rows > 20
             return
