@@ -24,7 +24,9 @@ loadtest_app = typer.Typer(
 )
 
 BROKEN = 3
-"""The exit status where a threshold was broken, or a search found no load. 1 is an error, 2 a wrong command line."""
+"""The exit status where a threshold was broken, no answer was good, or a search found no load. 1 is an error, 2 a wrong
+command line, and 130 that somebody ended the test with Ctrl-C."""
+INTERRUPTED = 130
 
 
 @loadtest_app.callback(invoke_without_command=True)
@@ -87,9 +89,9 @@ def loadtest(
         bool, typer.Option("--allow-remote", help="Allow an address that is not this machine's. Load what is yours.")
     ] = False,
 ) -> None:
-    """Measure a running server under load.
+    """Measure a running server under load. Ctrl-C ends it with what was measured so far.
 
-    The exit status is 3 where a threshold was broken.
+    The exit status is 3 where a threshold was broken or no answer was good.
     """
     if context.invoked_subcommand is not None:
         return
@@ -111,6 +113,8 @@ def loadtest(
     )
     bounds = Bounds(duration, warm_up, timeout, connections, max_requests, max_in_flight)
     loads = parse_loads(concurrency, rate, arrivals)
+    for path in (json_, html):
+        results.check_writable(path)
     from services.loadtest.session import run_search, run_steps
 
     if find_max:
@@ -122,6 +126,8 @@ def loadtest(
         limits = Thresholds(p99_ms, max_error_rate, min_rps)
         outcome = run_steps(target, bounds, loads, limits, progress=progress)
     _deliver(outcome, json_, html)
+    if outcome["interrupted"]:
+        raise typer.Exit(INTERRUPTED)
     if not outcome["passed"]:
         raise typer.Exit(BROKEN)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from services.loadtest.requests import OK, TIMEOUT, Answer, Request
+from services.loadtest.requests import CONNECTION, OK, TIMEOUT, Answer, Request
 
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -25,14 +25,24 @@ class GrpcClient:
     async def send(self, request: Request) -> Answer:
         stubs = self._stubs.get(request.path)
         if stubs is None:
-            stubs = itertools.cycle([channel.unary_unary(request.path) for channel in self._channels])
+            stubs = itertools.cycle([(channel, channel.unary_unary(request.path)) for channel in self._channels])
             self._stubs[request.path] = stubs
+        channel, stub = next(stubs)
         try:
-            return Answer(OK, await next(stubs)(request.body, timeout=self._timeout_s))
+            return Answer(OK, await stub(request.body, timeout=self._timeout_s))
         except grpc.aio.AioRpcError as error:
-            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            return Answer(TIMEOUT if late else error.code().name, (error.details() or "").encode())
+            return Answer(_code(error, channel), (error.details() or "").encode())
 
     async def close(self) -> None:
         for channel in self._channels:
             await channel.close()
+
+
+def _code(error: grpc.aio.AioRpcError, channel: grpc.aio.Channel) -> str:
+    """UNAVAILABLE is both a server's refusal and a connection's loss: the channel knows which."""
+    code = error.code()
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TIMEOUT
+    if code is grpc.StatusCode.UNAVAILABLE and channel.get_state() is not grpc.ChannelConnectivity.READY:
+        return CONNECTION
+    return str(code.name)

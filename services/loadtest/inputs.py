@@ -56,6 +56,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         AttributeError,
     ) as error:  # .npy and .npz differ in what they raise
         raise DataError(f"{path.name}: expected an NPZ file of tensors. Received: {error}.") from error
+    if not arrays:
+        raise DataError(f"{path.name}: expected at least one tensor. Received: none.")
     for name, array in arrays.items():
         if dtype_of(array).is_string:
             arrays[name] = np.char.encode(array).astype(object) if array.dtype.kind == "U" else array.astype(object)

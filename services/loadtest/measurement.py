@@ -20,13 +20,15 @@ class Recorder:
     """Counts the answers of one step. `latency` holds good answers only: a refusal is quick, and no success.
 
     `lateness` is how long after its intended time a request of an open loop was sent: the client's own delay, which the
-    latency includes. Times are seconds on the clock `started_s` is on.
+    latency includes. `unfinished` are requests that were cut when the step was interrupted: they are no errors, and in no
+    other count. Times are seconds on the clock `started_s` is on.
     """
 
     def __init__(self, started_s: float) -> None:
         self.started_s = started_s
         self.ended_s = started_s
         self.requests = 0
+        self.unfinished = 0
         self.errors: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
         self.lateness = Histogram()
@@ -47,6 +49,10 @@ class Recorder:
         if answer.code not in self.examples:
             self.examples[answer.code] = answer.body.decode(errors="replace")[:_MAX_TEXT]
 
+    def close(self, now_s: float) -> None:
+        """The step is over: what it measured, it measured until `now_s`."""
+        self.ended_s = max(self.ended_s, now_s)
+
     @property
     def latency(self) -> Histogram:
         """The good answers of all seconds."""
@@ -57,7 +63,7 @@ class Recorder:
 
     @property
     def seconds(self) -> float:
-        """From the start to the last answer."""
+        """From the start to the end of the step, or to the last answer where that came later."""
         return self.ended_s - self.started_s
 
     def timeline(self) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from services.tensors import DEFAULT_SIGNATURE, Signature
 OK = "OK"
 TIMEOUT = "TIMEOUT"
 CONNECTION = "CONNECTION"
-"""The codes of an answer that are the client's own. All others are the server's: gRPC's names, or HTTP's numbers."""
+"""The codes of an answer that are the client's own. All others are the server's: gRPC's names, or HTTP's numbers.
+CONNECTION is that of a request whose connection could not be had, or broke."""
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -2,10 +2,11 @@
 
 JSON, schema version 1:
 - `created`; `target` (protocol, address, model, inputs, rows per request, ...); `bounds` (seconds, warm-up, time limit,
-  connections, ...); `thresholds`; `client` (python, machine); `passed`: whether every threshold was kept, or the search
-  found a load;
-- `steps`, in the order they ran, each with `load` (`kind` and `concurrency` or `rate_per_s`), `requests`, `ok`, `errors` by
-  code with an `error_examples` text each, `error_rate`, `seconds`, `ok_per_s`, `rows_per_s` (null where rows are not known),
+  connections, ...); `thresholds`; `client` (python, machine); `passed`: whether every step had good answers and kept every
+  threshold, or the search found a load; `interrupted`: whether somebody ended the test early, which then has not passed;
+- `steps`, in the order they ran, each with `load` (`kind` and `concurrency` or `rate_per_s`), `requests` (answered or
+  failed), `unfinished` (cut by an interruption, and counted nowhere else), `ok`, `errors` by code with an `error_examples`
+  text each, `error_rate`, `seconds`, `ok_per_s`, `rows_per_s` (null where rows are not known),
   `latency_ms` of good answers (mean, min, p50, p90, p95, p99, p999, max; in an open loop from the due time),
   `lateness_ms` (open loop: how late the client sent), `histogram` (upper bounds in milliseconds, counts), `timeline` per
   second, `client` (see `ClientLoad`), `server` (per phase count, mean, p50 and p99 in milliseconds; batches, rows per batch;
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from services.errors import DataError
+from services.errors import DataError, InvalidArgument
 from services.loadtest.client_load import ClientLoad
 from services.loadtest.measurement import Recorder
 from services.loadtest.plan import Load
@@ -36,6 +37,7 @@ def step_result(
     return {
         "load": load.to_json(),
         "requests": recorder.requests,
+        "unfinished": recorder.unfinished,
         "ok": latency.count,
         "errors": dict(recorder.errors),
         "error_examples": recorder.examples,
@@ -55,6 +57,20 @@ def step_result(
 def write(result: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def check_writable(path: Path | None) -> None:
+    """Make sure of the place for a result before the test, not after it. Raises InvalidArgument."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise InvalidArgument(f"Expected a file that can be written. Received: {path} ({error.strerror}).") from error
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def print_result(result: Mapping[str, Any]) -> None:
     for step in result["steps"]:
         for problem in step["broken"]:
             out.print(f"[bold red]over[/] {escape(label(step))}: {escape(problem)}", soft_wrap=True)
+        if step.get("unfinished"):
+            out.print(f"[yellow]interrupted[/] {escape(label(step))}: {step['unfinished']} requests had no answer yet")
         for code, text in step["error_examples"].items():
             out.print(f"[red]{escape(code)}[/] {escape(text)}", soft_wrap=True)
         if step["client"]["limited"]:

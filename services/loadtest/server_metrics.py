@@ -44,7 +44,7 @@ def difference(before: Scrape, after: Scrape) -> dict[str, Any] | None:
         counts = {bound: value - earlier.get(bound, 0.0) for bound, value in after.buckets[name].items()}
         total = after.sums[name] - before.sums.get(name, 0.0)
         count = counts.get(inf, 0.0)
-        if count <= 0:
+        if count <= 0 or min(counts.values()) < 0:  # none, or another process's: the server was started anew
             continue
         if name == _ROWS:
             batches = {"batches": int(count), "rows_per_batch": round(total / count, 3)}

@@ -1,7 +1,13 @@
-"""One load test from the first call to the result: ask for the model, check an answer, run the steps."""
+"""One load test from the first call to the result: ask for the model, check an answer, run the steps.
 
+Ctrl-C and SIGTERM end it early with a result of what ran so far; a second one ends the process.
+"""
+
+import asyncio
 import platform
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
@@ -9,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import uvloop
 
-from services.errors import FailedPrecondition, Unavailable
+from services.errors import Cancelled, FailedPrecondition, InvalidArgument, Unavailable
 from services.loadtest import inputs as made
 from services.loadtest.checks import check_answer
 from services.loadtest.client_load import ClientWatch
@@ -67,8 +73,12 @@ def run_search(
     return result
 
 
+class _Interrupted(Exception):
+    """Somebody ended the test."""
+
+
 class _Session:
-    """A server that is known to answer rightly, and the requests to send it."""
+    """A server that is known to answer rightly, and the requests to send it. `stop` ends the step that runs, and the test."""
 
     def __init__(
         self, target: Target, bounds: Bounds, client: _Client, thresholds: Thresholds, progress: Report
@@ -77,6 +87,7 @@ class _Session:
         self.bounds = bounds
         self.thresholds = thresholds
         self.steps: list[dict[str, Any]] = []
+        self.stop = asyncio.Event()
         self._client = client
         self._progress = progress
         self._requests: list[Request] = []
@@ -128,6 +139,11 @@ class _Session:
             counts = {made.rows_of(arrays) for arrays in logged}
             self._rows = counts.pop() if len(counts) == 1 else None
             self._requests = [dialect.predict(model, arrays) for arrays in logged]
+        elif target.file is not None and target.file.suffix != ".json":
+            raise InvalidArgument(
+                "Expected tensors (.npz), a JSON body (.json) or a request log (.jsonl, .parquet). "
+                f"Received: {target.file.name}."
+            )
         elif target.file is not None:
             self._rows = None
             self._requests = [dialect.predict_body(target.model, description, target.file.read_bytes())]
@@ -149,9 +165,11 @@ class _Session:
             self._requests = [dialect.predict(target.model, batch) for batch in batches]
 
     async def step(self, load: Load) -> dict[str, Any]:
-        """Warm up, then measure one load between two scrapes of the server."""
+        """Warm up, then measure one load between two scrapes of the server. Raises _Interrupted where it was cut short."""
         if self.bounds.warmup_s:
             await self._load(load, self.bounds.warmup_s)
+        if self.stop.is_set():
+            raise _Interrupted
         before = await self._scrape()
         watch = ClientWatch()
         recorder = await self._load(load, self.bounds.seconds)
@@ -162,13 +180,20 @@ class _Session:
         step["broken"] = self.thresholds.broken(step)
         self.steps.append(step)
         self._progress(step)
+        if self.stop.is_set():
+            raise _Interrupted
         return step
 
     async def _load(self, load: Load, seconds: float) -> Recorder:
         bounds, send = self.bounds, self._client.send
         if load.kind == "closed":
             return await closed_loop(
-                send, self._requests, concurrency=int(load.value), seconds=seconds, max_requests=bounds.max_requests
+                send,
+                self._requests,
+                concurrency=int(load.value),
+                seconds=seconds,
+                max_requests=bounds.max_requests,
+                stop=self.stop,
             )
         rng = np.random.default_rng(self.target.seed)
         return await open_loop(
@@ -178,6 +203,7 @@ class _Session:
             seconds=seconds,
             max_requests=bounds.max_requests,
             max_in_flight=bounds.max_in_flight,
+            stop=self.stop,
         )
 
     async def _scrape(self) -> Scrape | None:
@@ -204,10 +230,16 @@ async def _run(
     progress: Report,
 ) -> dict[str, Any]:
     client = _client(target, bounds, largest)
+    search, interrupted = None, False
     try:
         session = _Session(target, bounds, client, thresholds, progress)
         described = await session.prepare()
-        search = await body(session)
+        with _stopped_by_signals(session.stop):
+            search = await body(session)
+    except _Interrupted:
+        interrupted = True
+        if not session.steps:
+            raise Cancelled("The test was interrupted before anything was measured.") from None
     finally:
         await client.close()
     kept = search["best"] is not None if search else not any(step["broken"] for step in session.steps)
@@ -220,7 +252,8 @@ async def _run(
         "client": {"python": platform.python_version(), "machine": platform.machine()},
         "steps": session.steps,
         "search": search,
-        "passed": kept,
+        "passed": kept and not interrupted,
+        "interrupted": interrupted,
     }
 
 
@@ -254,6 +287,28 @@ async def _search(session: _Session, *, start: Load, tolerance: float, most: flo
         "ok_per_s": best["ok_per_s"] if best else None,
         "client_limited": limited,
     }
+
+
+@contextmanager
+def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Within it the first Ctrl-C or SIGTERM sets `stop`, and the second acts as ever. Only a main thread has signals."""
+    loop, signals = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+
+    def forget() -> None:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+    def interrupt() -> None:
+        forget()
+        stop.set()
+
+    with suppress(RuntimeError, ValueError):
+        for number in signals:
+            loop.add_signal_handler(number, interrupt)
+    try:
+        yield
+    finally:
+        forget()
 
 
 def _client(target: Target, bounds: Bounds, largest: Load | None) -> _Client:

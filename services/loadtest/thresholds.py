@@ -16,11 +16,15 @@ class Thresholds:
     min_rps: float | None = None
 
     def broken(self, step: Mapping[str, Any]) -> list[str]:
-        """What the step broke, one sentence each. A step without good answers breaks any limit on latency."""
+        """What the step broke, one sentence each. A step without a good answer is broken whatever the limits."""
+        if not step["requests"]:
+            return ["no request was answered: the step says nothing"]
         problems = []
         p99 = step["latency_ms"]["p99"]
-        if self.max_p99_ms is not None and (p99 is None or p99 > self.max_p99_ms):
-            problems.append(f"p99 is {'unknown' if p99 is None else f'{p99:.2f} ms'}, above {self.max_p99_ms:g} ms")
+        if p99 is None:
+            problems.append(f"no good answer to {step['requests']} request{'s' if step['requests'] > 1 else ''}")
+        elif self.max_p99_ms is not None and p99 > self.max_p99_ms:
+            problems.append(f"p99 is {p99:.2f} ms, above {self.max_p99_ms:g} ms")
         if self.max_error_rate is not None and step["error_rate"] > self.max_error_rate:
             problems.append(f"error rate is {step['error_rate']:.2%}, above {self.max_error_rate:.2%}")
         if self.min_rps is not None and step["ok_per_s"] < self.min_rps:

@@ -61,6 +61,9 @@ def test_an_npz_file_is_read_and_anything_else_refused(tmp_path) -> None:
     other.write_bytes(b"no archive")
     with pytest.raises(DataError, match="NPZ"):
         read_arrays(other)
+    np.savez(path)
+    with pytest.raises(DataError, match="at least one"):
+        read_arrays(path)
 
 
 def test_the_inputs_of_a_request_log_are_those_the_model_answered(tmp_path) -> None:

@@ -16,6 +16,7 @@ def step(p99=10.0, errors=0.0, rate=100.0, load=1):
     latency = {"p50": p99 and p99 / 2, "p99": p99}
     return {
         "load": {"kind": "closed", "concurrency": load},
+        "requests": 200,
         "latency_ms": latency,
         "error_rate": errors,
         "ok_per_s": rate,
@@ -25,7 +26,7 @@ def step(p99=10.0, errors=0.0, rate=100.0, load=1):
 @pytest.mark.parametrize(
     ("limits", "measured", "broken"),
     [
-        (Thresholds(), step(p99=None, errors=1.0, rate=0.0), 0),
+        (Thresholds(), step(p99=None, errors=1.0, rate=0.0), 1),
         (Thresholds(max_p99_ms=10.0), step(p99=10.0), 0),
         (Thresholds(max_p99_ms=10.0), step(p99=10.1), 1),
         (Thresholds(max_p99_ms=10.0), step(p99=None), 1),
@@ -36,6 +37,13 @@ def step(p99=10.0, errors=0.0, rate=100.0, load=1):
 )
 def test_thresholds_say_what_was_broken(limits: Thresholds, measured, broken: int) -> None:
     assert len(limits.broken(measured)) == broken
+
+
+def test_a_step_without_a_request_or_a_good_answer_is_broken_without_limits() -> None:
+    assert Thresholds().broken({**step(p99=None, rate=0.0), "requests": 0}) == [
+        "no request was answered: the step says nothing"
+    ]
+    assert Thresholds().broken(step(p99=None, errors=1.0, rate=0.0)) == ["no good answer to 200 requests"]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +90,13 @@ def test_the_servers_figures_are_those_of_the_model_between_two_scrapes() -> Non
     assert figures["phases"]["queue"]["mean_ms"] == pytest.approx(5.0)
     assert figures["phases"]["queue"]["p50_ms"] == pytest.approx(1 + 9 * 40 / 90, abs=1e-3)
     assert (figures["batches"], figures["rows_per_batch"]) == (100, 6.0)
+
+
+def test_a_server_that_was_started_anew_meanwhile_has_no_figures() -> None:
+    before = Scrape(EXPOSITION.format(low=900, high=900, total=0.5, rows=900), "m")
+    after = Scrape(EXPOSITION.format(low=100, high=1000, total=1.0, rows=1000), "m")
+
+    assert difference(before, after) is None
 
 
 def test_a_server_without_our_metrics_has_no_figures() -> None:

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from services.loadtest.loops import closed_loop, open_loop
-from services.loadtest.requests import OK, Answer, Request
+from services.loadtest.requests import CONNECTION, OK, Answer, Request
 from services.loadtest.schedules import constant
 
 REQUESTS = [Request("/a"), Request("/b")]
@@ -119,3 +119,50 @@ def test_errors_are_counted_by_code_and_kept_out_of_the_latency() -> None:
     assert recorder.examples == {"503": "busy"}
     assert recorder.latency.count == 8
     assert sum(entry["ok"] for entry in recorder.timeline()) == 8
+
+
+def test_an_open_loop_lasts_its_time_though_nothing_more_is_due() -> None:
+    time = Time()
+
+    recorder = open_recorder(time, Server(time, 0.0), max_in_flight=8, max_requests=1000)
+
+    assert recorder.seconds == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", ["closed", "open"])
+def test_a_step_that_is_stopped_cuts_what_has_no_answer_and_calls_it_no_error(kind: str) -> None:
+    async def run():
+        stop, sent = asyncio.Event(), []
+
+        async def send(request: Request) -> Answer:
+            sent.append(request)
+            if len(sent) <= 2:
+                return Answer(OK)
+            if len(sent) == 5:
+                stop.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        bounds = {"seconds": 60.0, "max_requests": 1000, "stop": stop}
+        if kind == "closed":
+            return await closed_loop(send, REQUESTS, concurrency=3, **bounds)
+        return await open_loop(send, REQUESTS, constant(1000.0), max_in_flight=3, **bounds)
+
+    recorder = asyncio.run(asyncio.wait_for(run(), 10))
+
+    assert (recorder.requests, recorder.unfinished, dict(recorder.errors)) == (2, 3, {})
+    assert recorder.seconds < 10
+
+
+def test_a_caller_without_a_connection_pauses_before_it_tries_again() -> None:
+    time = Time()
+
+    async def refused(_: Request) -> Answer:
+        return Answer(CONNECTION, b"refused")
+
+    recorder = asyncio.run(
+        closed_loop(refused, REQUESTS, concurrency=1, seconds=1.0, max_requests=10_000, clock=time, sleep=time.sleep)
+    )
+
+    assert recorder.errors == {CONNECTION: recorder.requests}
+    assert 9 <= recorder.requests <= 11
