@@ -270,6 +270,7 @@ def _open_request_log(settings: Settings, metrics: Metrics) -> RequestLog | None
     )
     request_log = RequestLog(options, metrics.tables.request_log)
     metrics.listeners.append(request_log.listen)
+    metrics.draws.append(request_log.draw)
     return request_log
 
 

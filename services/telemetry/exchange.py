@@ -68,12 +68,14 @@ class Exchange:
         exchange.inferred(response, 3)          # the engine's answer is there; it is encoded next
         exchange.finish(errors.OK, len(answer))
 
-    `model` and `version` are what the front end found out, `request` what it made of the message, for who logs it; where it
-    never calls `decoded` and `inferred`, the request has no phases. Times are `perf_counter` seconds.
+    `model` and `version` are what the front end found out, `request` what it made of the message, for who logs it, and
+    `drawn` whether its log wants it, None where that was not asked yet. Where it never calls `decoded` and `inferred`, the
+    request has no phases. Times are `perf_counter` seconds.
     """
 
     model = ""
     version: int | None = None
+    drawn: bool | None = None
     request: Asked | None = None
     response: Answer | None = None
     code = -1

@@ -40,18 +40,23 @@ _UNKNOWN = "unknown"
 Listener: TypeAlias = Callable[[Exchange], None]
 """Told of every request as it ends, on the loop's thread, before the answer is sent. It neither blocks nor raises."""
 
+Draw: TypeAlias = Callable[[Exchange], bool]
+"""Whether a sampling listener needs a request that has just arrived; asked once, and the request keeps the answer."""
+
 
 class Metrics:
     """All series of one process, in a registry of their own. `registry` may be given to add series beside them.
 
-    `gpus` False never asks for GPUs. `listeners` hear of every request that ends: the request log, the tracer. `process` has
-    what is this process's own, and never adds up. `pages` is set where processes share the ports: what to answer then.
+    `gpus` False never asks for GPUs. `listeners` hear of every request that ends: the request log, the tracer. Those that
+    sample have their draw in `draws`, so that the others may go unheard. `process` has what is this process's own, and never
+    adds up. `pages` is set where processes share the ports: what to answer then.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, gpus: bool = True) -> None:
         self.registry = registry or CollectorRegistry()
         self.tables = Tables()
         self.listeners: list[Listener] = []
+        self.draws: list[Draw] = []
         self.arrived = self.tables.arrived
         self.series: dict[tuple[str, str, str, int | None, int], RequestSeries] = {}
         """By protocol, method, model, version and code as an `Exchange` has them: what `admit` has found before."""
@@ -63,6 +68,13 @@ class Metrics:
             standard(registry=self.process)
         self.registry.register(self.process)
         self.pages: Pages | None = None
+
+    def is_heard(self, exchange: Exchange) -> bool:
+        """Whether a listener needs to hear of a request, should it go well."""
+        if len(self.draws) < len(self.listeners):  # one of them takes all
+            return True
+        drawn = [draw(exchange) for draw in self.draws]
+        return True in drawn
 
     def admit(self, protocol: str, method: str, model: str, version: int | None, code: int) -> RequestSeries:
         """The series of a kind of request seen for the first time; names that clients invent share one."""

@@ -111,7 +111,12 @@ def test_logged_inputs_are_a_request_of_the_open_inference_protocol(tmp_path: Pa
         environment={"CORNET_REQUEST_LOG_PAYLOADS": "true"},
     ) as logging:  # fmt: skip
         post(logging, "/v1/models/half_plus_two:predict", json.dumps({"instances": [[2.0], [4.0]]}).encode())
-    line = orjson.loads(next(tmp_path.iterdir()).read_bytes())
+        infer = ModelInferRequest(model_name="half_plus_two", raw_input_contents=[POINT[:, :1].tobytes()])
+        infer.inputs.add(name="x", datatype="FP32", shape=(1, 1))
+        for _ in range(3):  # a form that has been seen goes another way, and is logged as well
+            call(logging, "/inference.GRPCInferenceService/ModelInfer", infer)
+    line, *others = map(orjson.loads, next(tmp_path.iterdir()).read_bytes().splitlines())
+    assert [other["inputs"][0]["data"] for other in others] == [[1.0]] * 3
     request = urllib.request.Request(
         f"{server.http_url}/v2/models/half_plus_two/infer", orjson.dumps({"inputs": line["inputs"]})
     )

@@ -2,6 +2,7 @@
 
     log = RequestLog(RequestLogOptions(Path("/var/log/cornet"), rate=0.01), metrics.tables.request_log)
     metrics.listeners.append(log.listen)
+    metrics.draws.append(log.draw)
     ...
     log.close()                                                  # writes what is left, and finishes the file
 

@@ -26,7 +26,7 @@ _log = get_logger("cornet.request_log")
 
 
 class RequestLog:
-    """The log of one process. `listen` is a listener of `Metrics`; `close`, once, ends it.
+    """The log of one process. `listen` is a listener of `Metrics`, `draw` its draw; `close`, once, ends it.
 
     `counts` gets what became of the sampled records: `written` (a reader can read them), `queue_full` (dropped: they came
     faster than the disk took them), `failed` (dropped: the disk or the format refused them). `random` decides who is
@@ -56,11 +56,16 @@ class RequestLog:
         self._failing = False
         self._retry_at = 0.0
 
+    def draw(self, exchange: Exchange) -> bool:
+        """Whether a request is sampled; it stays so."""
+        exchange.drawn = drawn = self._random() < self._options.rate
+        return drawn
+
     def listen(self, exchange: Exchange) -> None:
         """Log an ended request, if it is sampled. Never blocks."""
         failed = exchange.code != OK
-        options = self._options
-        if self._random() >= options.rate and not (failed and options.errors):
+        options, drawn = self._options, exchange.drawn
+        if not (self.draw(exchange) if drawn is None else drawn) and not (failed and options.errors):
             return
         if exchange.request is None and not failed:
             return

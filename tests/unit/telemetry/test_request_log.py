@@ -36,11 +36,18 @@ class Logged:
         self.counts = self.metrics.tables.request_log
         self.log = RequestLog(RequestLogOptions(folder, **options), self.counts, random=draws())
         self.metrics.listeners.append(self.log.listen)
+        self.metrics.draws.append(self.log.draw)
 
     def request(
-        self, code: int = errors.OK, headers: Sequence[tuple[str, str]] = (), *, inference: bool = True
+        self,
+        code: int = errors.OK,
+        headers: Sequence[tuple[str, str]] = (),
+        *,
+        inference: bool = True,
+        drawn: bool | None = None,
     ) -> None:
         exchange = Exchange(self.metrics, "tfs-grpc", "Predict", headers, 100)
+        exchange.drawn = drawn
         if inference:
             exchange.decoded("m")
             exchange.request = InferenceRequest("m", {"features": ROWS})
@@ -107,6 +114,28 @@ def test_failures_are_sampled_like_others_where_nothing_is_asked(make: Callable[
     logged = make(rate=1e-9)
     logged.request(errors.INTERNAL)
     assert logged.close() == []
+
+
+def test_what_was_drawn_at_the_start_is_not_drawn_again_at_the_end(make: Callable[..., Logged]) -> None:
+    logged = make(rate=1.0, errors=True)
+    logged.request(drawn=False)
+    logged.request(errors.INTERNAL, drawn=False)
+    logged.request(drawn=True)
+    assert [record["code"] for record in logged.close()] == ["INTERNAL", "OK"]
+
+
+def test_only_the_sampled_go_a_way_on_which_they_are_heard(make: Callable[..., Logged]) -> None:
+    logged = make(rate=0.5)
+    exchanges = [Exchange(logged.metrics, "tfs-grpc", "Predict", ()) for _ in range(100)]
+    heard = [logged.metrics.is_heard(exchange) for exchange in exchanges]
+    assert heard == [exchange.drawn for exchange in exchanges]
+    assert 30 < sum(heard) < 70
+
+
+def test_all_are_heard_where_a_listener_draws_none(make: Callable[..., Logged]) -> None:
+    logged = make(rate=1e-9)
+    logged.metrics.listeners.append(lambda exchange: None)
+    assert logged.metrics.is_heard(Exchange(logged.metrics, "tfs-grpc", "Predict", ()))
 
 
 def test_housekeeping_that_goes_well_has_no_record(make: Callable[..., Logged]) -> None:
