@@ -121,9 +121,9 @@ class Connection(asyncio.Protocol):
         }
         if limits.header_table_bytes != DEFAULT_TABLE_BYTES:
             offered[frames.HEADER_TABLE_SIZE] = limits.header_table_bytes
-        self.sender.write(
-            frames.settings(offered) + frames.window_update(0, limits.connection_window_bytes - INITIAL_WINDOW)
-        )
+        self.sender.write(frames.settings(offered))
+        if limits.connection_window_bytes > INITIAL_WINDOW:
+            self.replenish(0, limits.connection_window_bytes - INITIAL_WINDOW)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name; however it ended, it ended
         self._ended = self.sender.closed = True
@@ -158,6 +158,10 @@ class Connection(asyncio.Protocol):
     def replenish(self, sid: int, increment: int) -> None:
         """Let the client send `increment` bytes more."""
         self.sender.write(frames.window_update(sid, increment))
+
+    def is_idle(self, sid: int) -> bool:
+        """Whether the stream was never opened. One that came after GOAWAY was, for the client."""
+        return not sid & 1 or self.last_sid < sid <= self.goaway_sid
 
     def settings_acknowledged(self) -> None:
         """The client keeps to our settings from here on."""
@@ -284,7 +288,7 @@ class Connection(asyncio.Protocol):
         """DATA on a stream that takes none."""
         if stream is not None:
             raise StreamFault(STREAM_CLOSED, "DATA after the end of the stream")
-        if sid == 0 or not sid & 1 or sid > self.last_sid:
+        if self.is_idle(sid):
             raise ConnectionFault(PROTOCOL_ERROR, "DATA on a stream that is not open")
         if sid not in self.sender.abandoned and sid <= self.goaway_sid:
             raise ConnectionFault(STREAM_CLOSED, "DATA on a closed stream")
@@ -421,6 +425,9 @@ class Connection(asyncio.Protocol):
         method = stream.head.method
         if not isinstance(method, UnaryMethod):
             raise TypeError("a stream that is Receiving has a unary method")
+        if stream.deadline is not None and stream.deadline <= self.context.clock():
+            stream.expire()
+            return
         call = NativeCall(self, stream, method)
         self.streams[stream.sid] = call
         serve(method, data, call)

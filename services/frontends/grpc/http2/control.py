@@ -148,7 +148,7 @@ class Control:
             if not connection.sender.enlarge(increment):
                 raise ConnectionFault(FLOW_CONTROL_ERROR, "the connection's window is too large")
             return
-        if sid > connection.last_sid or not sid & 1:
+        if connection.is_idle(sid):
             raise ConnectionFault(PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
         stream = connection.streams.get(sid)
         if stream is None:
@@ -162,7 +162,7 @@ class Control:
         connection = self._connection
         if len(payload) != 4:
             raise ConnectionFault(FRAME_SIZE_ERROR, "RST_STREAM of a wrong length")
-        if sid > connection.last_sid or not sid & 1:
+        if connection.is_idle(sid):
             raise ConnectionFault(PROTOCOL_ERROR, "RST_STREAM on an idle stream")
         stream = connection.streams.pop(sid, None)
         if stream is not None:

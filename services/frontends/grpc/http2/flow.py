@@ -41,7 +41,7 @@ _SHORT = 0x7F
 
 
 class Outgoing(Protocol):
-    """A stream as the sender sees it. `pending` holds what its windows do not let through, `tail` the frame that ends it."""
+    """A stream as the sender sees it. `pending` holds what its windows do not let through, `tail` the trailers after that."""
 
     sid: int
     send_window: int
@@ -125,12 +125,12 @@ class Sender:
 
     def answer_in_parts(self, stream: Outgoing, data: bytes, request_id: str, encoding: str | None = None) -> None:
         """`answer` of any size, or compressed with `encoding`."""
-        sid = stream.sid
-        if encoding is None:
+        size = len(data) + PREFIX_BYTES
+        if encoding is None and size <= min(self.window, stream.send_window, _QUANTUM_BYTES) and not self.paused:
             head, tail = self.responses.good(request_id)
         else:
             head, tail = self.responses.head(encoding), trailers(0, "", ((REQUEST_ID, request_id),))
-        self.write(frames.frame(HEADERS, END_HEADERS, sid, head))
+        self.write(frames.frame(HEADERS, END_HEADERS, stream.sid, head))
         self.push(stream, data, compressed=encoding is not None)
         self.finish(stream, tail)
 
@@ -138,9 +138,7 @@ class Sender:
         self, stream: Outgoing, code: int, text: str, metadata: MetadataPairs = (), http_status: int = 200
     ) -> None:
         """End a stream that was sent nothing with an error."""
-        block = self.responses.only(http_status, trailers(code, text, metadata))
-        self.write(frames.frame(HEADERS, _ENDS, stream.sid, block))
-        self._ended(stream)
+        self._end(stream, self.responses.only(http_status, trailers(code, text, metadata)))
 
     def start(self, stream: Outgoing, encoding: str | None = None) -> None:
         """The head of an answer of many messages."""
@@ -160,13 +158,11 @@ class Sender:
         self.pump()
 
     def finish(self, stream: Outgoing, block: bytes) -> None:
-        """The trailers, after what is pending."""
-        tail = frames.frame(HEADERS, _ENDS, stream.sid, block)
+        """The trailers, after what is pending. Where something is, they must need no table."""
         if stream.pending:
-            stream.tail = tail
+            stream.tail = block
         else:
-            self.write(tail)
-            self._ended(stream)
+            self._end(stream, block)
 
     def reset(self, stream: Outgoing, code: int) -> None:
         """RST_STREAM: what is pending is dropped."""
@@ -244,7 +240,8 @@ class Sender:
         """SETTINGS_INITIAL_WINDOW_SIZE, for open streams too (RFC 9113 6.9.2). False where one would be too large."""
         change = size - self.initial_window
         self.initial_window = size
-        return all([self.enlarge_stream(stream, change) for stream in list(self.streams.values())])
+        fit = [self.enlarge_stream(stream, change) for stream in list(self.streams.values())]
+        return all(fit)
 
     def resume(self) -> None:
         """The socket takes more again."""
@@ -263,8 +260,7 @@ class Sender:
             if stream.pending:
                 self._enqueue(stream)
             elif stream.tail is not None:
-                self.write(stream.tail)
-                self._ended(stream)
+                self._end(stream, stream.tail)
             else:
                 stream.drained()
             if self._out_bytes >= _WRITE_BYTES:
@@ -301,8 +297,9 @@ class Sender:
             stream.queued = True
             self._ready.append(stream)
 
-    def _ended(self, stream: Outgoing) -> None:
-        """Our half is closed. A client that still sends is told not to (RFC 9113 8.1)."""
+    def _end(self, stream: Outgoing, block: bytes) -> None:
+        """Close our half. A client that still sends is told not to (RFC 9113 8.1)."""
+        self.write(frames.frame(HEADERS, _ENDS, stream.sid, self.responses.take_resize() + block))
         self.streams.pop(stream.sid, None)
         if not stream.remote_closed:
             self.refuse(stream.sid, frames.NO_ERROR)

@@ -49,7 +49,7 @@ class Responses:
             self._resize = _EMPTY_TABLE
 
     def good(self, request_id: str) -> tuple[bytes, bytes]:
-        """Head and trailers of a good answer that is sent at once; the first one fills the table."""
+        """Head and trailers of a good answer that is sent at once, whole; the first one fills the table."""
         if self.filled:
             return HEAD, TRAILERS + string(request_id.encode())
         if not self._may_fill:
@@ -59,14 +59,15 @@ class Responses:
 
     def head(self, encoding: str | None = None) -> bytes:
         """The head of an answer, with its compression."""
-        block = self._take_resize() + (HEAD if self.filled else _PLAIN_HEAD)
+        block = self.take_resize() + (HEAD if self.filled else _PLAIN_HEAD)
         return block if encoding is None else block + literal(b"grpc-encoding", encoding.encode())
 
     def only(self, http_status: int, block: bytes) -> bytes:
         """Head and trailers in one: an answer without a message, `block` being the trailers."""
         status = _INDEXED_STATUS.get(http_status) or integer(_STATUS_INDEX, 0x0F) + string(b"%d" % http_status)
-        return self._take_resize() + status + _LITERAL_CONTENT_TYPE + block
+        return status + _LITERAL_CONTENT_TYPE + block
 
-    def _take_resize(self) -> bytes:
+    def take_resize(self) -> bytes:
+        """What must come before the next block, once: the table is emptied, where the client made it smaller."""
         resize, self._resize = self._resize, b""
         return resize

@@ -62,7 +62,6 @@ class StreamingCall:
         self._unread = 0
         self._waiting: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
-        self._failure: CornetError | None = None
         self._started = self._ended = self._shutting_down = False
         self._task = asyncio.get_running_loop().create_task(self._run(method))
 
@@ -89,8 +88,8 @@ class StreamingCall:
     def end(self) -> None:
         """The client has said everything."""
         self.remote_closed = True
-        if self._buffer and self._failure is None:
-            self._failure = Internal("The request ends in the middle of a message.")
+        if self._buffer:
+            self.abort(Internal("The request ends in the middle of a message."))
         self._wake()
 
     def gone(self) -> None:
@@ -124,8 +123,6 @@ class StreamingCall:
 
     async def __anext__(self) -> bytes:
         while not self._messages:
-            if self._failure is not None:
-                raise self._failure
             if self.remote_closed:
                 raise StopAsyncIteration
             self._waiting = asyncio.get_running_loop().create_future()
