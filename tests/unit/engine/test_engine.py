@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from services import testing
-from services.engine.engine import Engine, EngineOptions
+from services.engine.engine import Engine, EngineOptions, _pause_s
 from services.engine.model_config import ModelConfig
 from services.engine.request import InferenceRequest, InferenceResponse, Outcome
 from services.errors import (
@@ -278,3 +278,9 @@ def test_a_version_published_while_it_runs_is_picked_up(tmp_path):
         await engine.stop()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("now", "pause_s"), [(100.0, 0.5), (100.125, 0.375), (100.375, 0.125), (100.4995, 0.5005)])
+def test_looks_at_the_disk_fall_on_multiples_of_the_interval(now: float, pause_s: float) -> None:
+    """Then processes that start at different times look at the same moments; one that is due at once waits for the next."""
+    assert _pause_s(0.5, now) == pytest.approx(pause_s)

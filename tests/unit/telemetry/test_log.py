@@ -55,3 +55,11 @@ def test_a_value_that_json_does_not_know_is_written_as_text(capsys):
     configure_logging("info", "json")
     get_logger("cornet").info("path", path=object)
     assert "object" in json.loads(capsys.readouterr().err)["path"]
+
+
+def test_fields_of_the_process_are_on_every_line(capsys):
+    configure_logging("info", "json", worker=1)
+    get_logger("cornet").info("version available", model="m")
+    logging.getLogger("somebody.else").info("hello")
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (first["model"], first["worker"], second["worker"]) == ("m", 1, 1)
