@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,15 +14,23 @@ from typing import IO
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PATIENCE_S = 6.0
+_PORTS = range(20_000, 30_000)
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that are free now, all different."""
+    """Loopback ports that are free now, all different, and below those that the kernel gives to clients: a server that takes
+    its time to bind would find them taken."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        ports: list[int] = []
+        for port in random.sample(_PORTS, len(_PORTS)):
+            try:
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            ports.append(port)
+            if len(ports) == count:
+                return ports
+    raise RuntimeError(f"Expected {count} free ports from {_PORTS.start} to {_PORTS.stop}. Received: {len(ports)}.")
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ def _cornet(*options: str, project: Path = PROJECT) -> Callable[[Place, Mapping[
         listed.write_text("\n".join(tables))
         ports = ("--http-port", str(http), "--grpc-port", str(grpc))
         command = [sys.executable, "-m", "services.cli", "serve", "--models", str(listed), *ports, *options]
-        return Launch(command, {"CORNET_INTRA_OP_THREADS": "1"}, project)  # `-m` looks in the folder first
+        environment = {"CORNET_INTRA_OP_THREADS": "1", "CORNET_GRPC_TRANSPORT": "native"}  # the options win
+        return Launch(command, environment, project)  # `-m` looks in the folder first
 
     return launch
 
@@ -112,6 +113,7 @@ def _script(name: str, *arguments: str, peer: str = "") -> Callable[[Place, Mapp
             "BENCH_MODELS": str(place.description),
             "BENCH_HTTP_PORT": str(http),
             "BENCH_GRPC_PORT": str(grpc),
+            **({} if peer else {"PYTHONPATH": str(PROJECT)}),
         }
         return Launch([python, str(SCRIPTS / name), *arguments], environment)
 
@@ -215,7 +217,7 @@ _TRANSPORT = "--grpc-transport"
 SERVERS = {
     server.name: server
     for server in (
-        Server("cornet", _CORNET, _cornet(), about="cornet as it is installed"),
+        Server("cornet", _CORNET, _cornet(), about="cornet, gRPC by its own transport"),
         Server("cornet-grpcio", _CORNET, _cornet(_TRANSPORT, "grpcio"), option=_TRANSPORT, about="gRPC by grpcio"),
         Server("cornet-lean", _CORNET[:-1], _cornet("--no-typed-endpoints"), about="without the BentoML endpoints"),
         Server("cornet-1", _CORNET, _cornet(), about="one worker, where it is compared with two"),
