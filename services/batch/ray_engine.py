@@ -32,7 +32,9 @@ from services.errors import CornetError, FailedPrecondition, Unavailable
 _BLOCKS = 10_000  # more shards than that share blocks, as every block costs the driver a little
 _RETRIES = 3  # of a shard whose actor dies: enough for lost nodes, and an end for a shard that kills whoever takes it
 _OBJECT_STORE_BYTES = 128 * 2**20
-_CONNECT_S = 5.0
+_CONNECT_S = 10.0
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # RFC 9113, 3.4
+_HTTP2_SETTINGS = b"\x04"  # the type of the frame that a server begins with
 
 
 def run_shards(job: Job, shards: Sequence[Shard], options: JobOptions, report: Report) -> None:
@@ -169,14 +171,20 @@ def _ray(address: str | None, gpus: float) -> Iterator[Any]:
 
 
 def _look_for(address: str) -> None:
-    """Raises Unavailable where nothing listens at HOST:PORT or ray://HOST:PORT; Ray itself would look for it for minutes."""
+    """Raises Unavailable where no gRPC server is at HOST:PORT or ray://HOST:PORT: Ray would look for its own for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return  # `auto` and whatever else Ray knows
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in {"1", "true"}:
+                return
+            connection.sendall(_HTTP2_PREFACE)
+            begin = connection.recv(9)
     except (OSError, OverflowError, UnicodeError) as error:
         raise Unavailable(f"Expected a Ray cluster at {address}. Received: {error}.") from error
+    if begin[3:4] != _HTTP2_SETTINGS:
+        raise Unavailable(f"Expected a Ray cluster at {address}. Received: another server, such as Ray's dashboard.")
 
 
 def _import_ray(*, local: bool) -> Any:

@@ -3,6 +3,8 @@
 import io
 import socket
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,32 +40,47 @@ def test_the_exit_status_says_what_happened(repository: Path, table: Path, tmp_p
     assert status(model="nobody") == 1
 
 
-@pytest.mark.timeout(60)
+@pytest.fixture
+def on_ray(
+    repository: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str | None], Result]:
+    """`on_ray(address)`: a job on a cluster, in an environment where Ray itself is never asked: it would look for minutes."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    files = ["--input", str(table), "--output", str(tmp_path / "out"), "--engine", "ray"]
+    return lambda address: _batch(repository, "regressor", *files, *(["--address", address] if address else []))
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", None])
 def test_a_ray_cluster_that_is_not_there_is_said_at_once(
-    repository: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None
+    on_ray: Callable[[str | None], Result], monkeypatch: pytest.MonkeyPatch, address: str | None
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)  # Ray itself would look for it for minutes
     with socket.socket() as bound:  # and does not listen
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-        options = ["--address", address.format(port)] if address else []
-        done = _batch(
-            repository,
-            "regressor",
-            "--input",
-            str(table),
-            "--output",
-            str(tmp_path / "out"),
-            "--engine",
-            "ray",
-            *options,
-        )
+        done = on_ray(address and address.format(port))
 
     assert done.exit_code == 1
     assert f"127.0.0.1:{port}. Received: " in done.stderr
     assert "Connection refused" in done.stderr
+
+
+def test_a_server_that_is_no_ray_cluster_is_said_at_once(on_ray: Callable[[str | None], Result]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                connection.recv(64)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        done = on_ray(f"127.0.0.1:{server.getsockname()[1]}")
+        answering.join()
+
+    assert done.exit_code == 1
+    assert "another server" in done.stderr
 
 
 def test_the_summary_is_printed_and_the_progress_is_on_standard_error(
