@@ -36,15 +36,27 @@ class Call(Exchange, ABC):
     """
 
     echo = b""
+    _finished = False
+    _on_cancel: Callable[[], None] | None = None
 
     def __init__(
         self, method: "UnaryMethod", metadata: MetadataPairs, deadline: float | None, metrics: Metrics
     ) -> None:
-        super().__init__(metrics, method.protocol, method.name, metadata)
+        # What Exchange's own does, without another call: a tenth of a request's time in Python is making this object.
+        self.metrics = metrics
         self.method = method
+        self.headers = metadata
         self.deadline = deadline
-        self._finished = False
-        self._on_cancel: Callable[[], None] | None = None
+        metrics.arrived[method.protocol] += 1
+        self.started_at = perf_counter()
+
+    @property
+    def protocol(self) -> str:  # type: ignore[override] # a call's never changes
+        return self.method.protocol
+
+    @property
+    def operation(self) -> str:  # type: ignore[override] # as above
+        return self.method.name
 
     def reply(self, data: bytes) -> None:
         """Answer with a serialised message."""
