@@ -31,11 +31,18 @@ class GrpcClient:
         try:
             return Answer(OK, await stub(request.body, timeout=self._timeout_s))
         except grpc.aio.AioRpcError as error:
-            return Answer(_code(error, channel), (error.details() or "").encode())
+            return Answer(_code(error, channel), _text(error).encode())
 
     async def close(self) -> None:
         for channel in self._channels:
             await channel.close()
+
+
+def _text(error: grpc.aio.AioRpcError) -> str:
+    """The details, or what they mean where gRPC's own server refused a call: nobody here cancels any."""
+    if error.code() is grpc.StatusCode.CANCELLED and error.details() == "CANCELLED":
+        return "the server's gRPC library refused the call: too many waited to be taken in (grpc.server.max_pending_requests)"
+    return error.details() or ""
 
 
 def _code(error: grpc.aio.AioRpcError, channel: grpc.aio.Channel) -> str:
