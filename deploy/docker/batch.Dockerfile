@@ -33,6 +33,7 @@ ENV PATH=/opt/cornet/bin:$PATH \
     ORT_DISABLE_TELEMETRY=1 \
     CORNET_REPOSITORY=/models \
     RAY_USAGE_STATS_ENABLED=0 \
+    RAY_USAGE_STATS_REPORT_URL=http://127.0.0.1:9/ \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     LD_LIBRARY_PATH=/opt/cornet/lib/python3.11/site-packages/nvidia/cu13/lib:/opt/cornet/lib/python3.11/site-packages/nvidia/cudnn/lib
