@@ -60,6 +60,7 @@ def place() -> Iterator[Path]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # bind to the loopback alone
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # Ray's own 15 starves its workers beside whatever else the machine does
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
@@ -78,20 +79,28 @@ def cluster(place: Path) -> Iterator[Ray]:
         [sys.executable, "-c", START_RAY], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        yield Ray(process.stdout.readline().strip(), process.pid)
+        address = process.stdout.readline().strip()
+        assert address, "Ray has not started"
+        yield Ray(address, process.pid)
         process.communicate("stop", timeout=60)
     wait_until(lambda: not users_of(place))
 
 
-def test_a_stopped_driver_stops_its_own_ray_and_says_so_by_its_exit_code(place: Path) -> None:
-    """Ray handles SIGTERM itself unless it is kept from it."""
-    with subprocess.Popen(command(place, "stopped"), stderr=subprocess.PIPE, text=True) as driver:
+def test_a_stopped_driver_stops_its_own_quiet_ray_and_says_so_by_its_exit_code(place: Path) -> None:
+    """Ray handles SIGTERM itself, and reports its use to its makers, unless it is kept from it."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
+    with subprocess.Popen(command(place, "stopped"), stderr=subprocess.PIPE, text=True, env=environment) as driver:
         wait_until(lambda: any((place / "stopped/rows").glob("part-*")), seconds=120)
+        heads = {pid: title for pid, title in below(driver.pid).items() if "dashboard.py" in title}
+        environments = [environment_of(pid) for pid in heads]
         driver.terminate()
         _, errors = driver.communicate(timeout=60)
 
     assert driver.returncode == 128 + signal.SIGTERM
     assert "the same command continues" in errors
+    assert heads, "the process that would report"
+    assert all("RAY_USAGE_STATS_ENABLED=0" in environment for environment in environments)
+    assert all("--disable-frontend" in title for title in heads.values())
     wait_until(lambda: not users_of(place))
 
 
@@ -157,20 +166,29 @@ def assert_same_output(place: Path, output: str) -> None:
 
 def actors(root: int) -> list[int]:
     """Processes that hold a model, below another one."""
-    parents = {}
+    return [pid for pid, title in below(root).items() if title.startswith("ray::MapWorker")]
+
+
+def below(root: int) -> dict[int, str]:
+    """Processes that another one has started, and those that they have, with their command lines."""
+    parents, titles = {}, {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            title = (process / "cmdline").read_bytes()
-            parents[int(process.name)] = (int((process / "stat").read_text().rpartition(")")[2].split()[1]), title)
+            titles[int(process.name)] = (process / "cmdline").read_text()
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             continue  # it has ended meanwhile
 
     def is_below(pid: int) -> bool:
         while pid in parents and pid != root:
-            pid = parents[pid][0]
+            pid = parents[pid]
         return pid == root
 
-    return [pid for pid, (_, title) in parents.items() if title.startswith(b"ray::MapWorker") and is_below(pid)]
+    return {pid: title for pid, title in titles.items() if pid != root and is_below(pid)}
+
+
+def environment_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")
 
 
 def users_of(folder: Path) -> list[int]:
@@ -190,4 +208,4 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition was not met in time"
-        time.sleep(0.02)
+        time.sleep(0.1)  # a look through /proc costs the CPU that the workers need
