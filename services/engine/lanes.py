@@ -52,7 +52,7 @@ class Receiver(Protocol):
 
 
 class LaneTicket(Ticket):
-    """A request in a lane: the bytes of its one input. Its taker is `done`."""
+    """A request in a lane: the bytes of its one input. Its taker is `done`; it is never cut, and has no `parts`."""
 
     __slots__ = ("lane", "values")
 
@@ -74,7 +74,8 @@ class LaneTicket(Ticket):
 class Lane:
     """See the module. Every request has `rows` rows, and `values` of exactly `nbytes` bytes, row-major and little-endian.
 
-    `validity` is to be asked before each `submit`; where it no longer holds, another lane is asked for.
+    `validity` is to be asked before each `submit`; where it no longer holds, another lane is asked for. `memo` is for the
+    receiver to keep what it knows of the answers.
     """
 
     __slots__ = (
@@ -84,6 +85,7 @@ class Lane:
         "_row_bytes",
         "_tail",
         "_wanted",
+        "memo",
         "name",
         "nbytes",
         "receiver",
@@ -114,6 +116,7 @@ class Lane:
         self.row_elements: int = form.size // self.rows
         self.receiver = receiver
         self.validity = validity
+        self.memo: Any = None
 
     def submit(self, values: bytes | memoryview, taker: Any, deadline: float | None = None) -> Pending:
         """Queue a request. Raises QueueFull, ShuttingDown or DeadlineExceeded, and then nothing was queued."""
@@ -122,9 +125,8 @@ class Lane:
         ticket.values = values
         ticket.done = taker
         ticket.deadline = deadline
-        ticket.rows = ticket.missing = self.rows
+        ticket.rows = self.rows
         ticket.taken = 0
-        ticket.parts = None
         self._batcher.put(ticket, self._key, self._wanted, self)
         return ticket
 

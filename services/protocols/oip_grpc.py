@@ -5,7 +5,7 @@ Answers always use raw contents, as Triton's do; requests use raw or typed conte
 Sources: the Open Inference Protocol's gRPC part, and Triton's `grpc/infer_handler.cc` for what it leaves open.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,7 +27,7 @@ from services.protocols.messages import (
 )
 from services.protocols.oip_raw import datatype_of, decode_raw, encode_raw
 from services.protocols.shapes import checked_shape, expect_count, narrowed
-from services.protocols.wire import around_rows, delimited, packed_values, tag, text, varint
+from services.protocols.wire import delimited, packed_values, tag, text, varint
 from services.tensors import DYNAMIC, DType, Signature, TensorSpec, dtype_of
 
 _CONTENTS = {
@@ -90,28 +90,24 @@ def encode_infer(response: InferenceResponse, request_id: str) -> bytes:
     return b"".join((*parts, *raw))
 
 
-def encode_rows(
-    model: str, version: int, outputs: Mapping[str, np.ndarray], rows: int, firsts: Iterable[int], ids: Sequence[bytes]
-) -> list[bytes] | None:
-    """`encode_infer` for many requests of so many rows each, which begin at `firsts` in the outputs of one run.
+def around_values(model: str, version: int, outputs: Mapping[str, np.ndarray], rows: int) -> list[bytes] | None:
+    """What `encode_infer` writes around the values of so many rows of each output, for `around_rows`; without an id.
 
-    `ids` are their id fields as serialised, or none at all. None where an output's bytes differ by more than their values.
+    None where an output's bytes differ by more than their values.
     """
-    described, texts = [], []
+    texts = [text(_NAME, model) + text(_VERSION, str(version))]
     for name, array in outputs.items():
         dtype = dtype_of(array)
         if dtype.is_string:
             return None
-        described.append(_output_tensor(name, dtype.oip, (rows, *array.shape[1:])))
+        texts[0] += _output_tensor(name, dtype.oip, (rows, *array.shape[1:]))
         texts.append(_RAW + varint(array.nbytes // len(array) * rows))
-    head = text(_NAME, model) + text(_VERSION, str(version))
-    texts[0] = b"".join(described) + texts[0]
-    texts.append(b"")
-    if not ids:
-        texts[0] = head + texts[0]
-        return around_rows(texts, list(outputs.values()), rows, firsts)
-    answers = around_rows(texts, list(outputs.values()), rows, firsts)
-    return [head + request_id + answer for request_id, answer in zip(ids, answers, strict=True)]
+    return [texts[0] + texts[1], *texts[2:], b""]
+
+
+def id_place(model: str, version: int) -> int:
+    """Where in such an answer the id belongs."""
+    return len(text(_NAME, model)) + len(text(_VERSION, str(version)))
 
 
 def id_field(data: bytes) -> tuple[int, int] | None:

@@ -27,7 +27,7 @@ from services.protocols.messages import (
     SignatureDefMap,
     parse,
 )
-from services.protocols.wire import around_rows, delimited, tag, text, varint
+from services.protocols.wire import delimited, tag, text, varint
 from services.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 SIGNATURE_DEF = "signature_def"
@@ -75,15 +75,10 @@ def encode_predict(response: InferenceResponse) -> bytes:
     return b"".join(parts)
 
 
-def encode_rows(
-    model: str,
-    version: int,
-    signature: str,
-    outputs: Mapping[str, np.ndarray],
-    rows: int,
-    firsts: Iterable[int],
+def around_values(
+    model: str, version: int, signature: str, outputs: Mapping[str, np.ndarray], rows: int
 ) -> list[bytes] | None:
-    """`encode_predict` for many requests of so many rows each, which begin at `firsts` in the outputs of one run.
+    """What `encode_predict` writes around the values of so many rows of each output, for `around_rows`.
 
     None where an output's bytes differ by more than their values.
     """
@@ -97,7 +92,7 @@ def encode_rows(
         entry = varint(len(key) + len(_SECOND) + len(size) + value_bytes)
         texts.append(b"".join((_FIRST, entry, key, _SECOND, size, before)))
     texts.append(_model_spec(model, version, signature))
-    return around_rows(texts, list(outputs.values()), rows, firsts)
+    return texts
 
 
 def decode_metadata_request(data: bytes) -> ModelAddress:

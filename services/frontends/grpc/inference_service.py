@@ -5,15 +5,17 @@ from collections.abc import Awaitable, Sequence
 
 from services.engine.engine import Engine
 from services.engine.lanes import PackedRun
+from services.engine.merging import Arrays
 from services.engine.request import InferenceRequest, InferenceResponse
+from services.engine.scheduling import Identity
 from services.errors import ModelNotFound
 from services.frontends.grpc.call import Call, MethodTable, UnaryHandler, UnaryMethod
-from services.frontends.grpc.short_way import ShortWay
+from services.frontends.grpc.short_way import ShortWay, Texts
 from services.frontends.model_description import describe_model
 from services.frontends.model_statistics import statistics_of
 from services.frontends.status import Dialect, to_cornet
 from services.protocols import model_configuration, model_statistics, oip_grpc
-from services.protocols.forms import Forms, oip_values
+from services.protocols.forms import oip_values
 from services.server_info import ServerInfo
 from services.telemetry.statistics import VersionStatistics
 
@@ -28,7 +30,7 @@ class InferenceService:
         self._engine = engine
         self._info = info
         self._replying: set[asyncio.Future[None]] = set()
-        self._short = _InferShortWay(engine, Forms(oip_values), _encode_rows, _encode)
+        self._short = _InferShortWay(engine, oip_values, self.model_infer)
 
     def methods(self) -> MethodTable:
         handlers: dict[str, UnaryHandler] = {
@@ -37,7 +39,7 @@ class InferenceService:
             "ModelReady": self.model_ready,
             "ServerMetadata": self.server_metadata,
             "ModelMetadata": self.model_metadata,
-            "ModelInfer": self.model_infer,
+            "ModelInfer": self._short.handle,
             "ModelConfig": self.model_config,
             "ModelStatistics": self.model_statistics,
         }
@@ -89,9 +91,7 @@ class InferenceService:
             self._replying.add(task)
             task.add_done_callback(self._replying.discard)
 
-    def model_infer(self, data: bytes, call: Call) -> None:
-        if self._short.submit(data, call):
-            return
+    def model_infer(self, data: bytes, call: Call) -> InferenceRequest:
         infer = oip_grpc.decode_infer(data)
         request = infer.request
         call.decoded(request.model)
@@ -106,7 +106,7 @@ class InferenceService:
 
         pending = self._engine.submit(request, lambda outcome: call.answer(outcome, encode))
         call.on_cancel(pending.cancel)
-        self._short.learn(data, request)
+        return request
 
 
 async def _reply_statistics(call: Call, counted: Awaitable[list[VersionStatistics]]) -> None:
@@ -125,33 +125,33 @@ def is_ready(engine: Engine, model: str, version: int | None = None) -> bool:
 
 
 class _InferShortWay(ShortWay):
-    """The short way for messages with an id, too, which differs from one to the next: the form is that of the rest."""
+    """Serves messages with an id, too, which differs from one to the next: the form is that of the rest."""
 
-    def submit(self, data: bytes, call: Call) -> bool:
-        if super().submit(data, call):
-            return True
+    def miss(self, data: bytes, call: Call) -> None:
         id_at = oip_grpc.id_field(data)
         if id_at is None:
-            return False
+            super().miss(data, call)
+            return
         first, last = id_at
         form = self.forms.match_without(data, first, last)
         if form is None:
-            return False
+            self.forms.learn(data[:first] + data[last:], self.general(data, call))
+            return
         call.echo = data[first:last]  # in the answer the field has the same number
-        return self.enter(form, data, form.start + last - first, call)
+        if not self.enter(form, data, form.start + last - first, call):
+            self.general(data, call)
 
-    def learn(self, data: bytes, request: InferenceRequest) -> None:
-        id_at = oip_grpc.id_field(data)
-        super().learn(data if id_at is None else data[: id_at[0]] + data[id_at[1] :], request)
+    def texts(self, identity: Identity, outputs: Arrays, rows: int) -> Texts:
+        return oip_grpc.around_values(identity.model, identity.version, outputs, rows)
 
+    def encode_rows(
+        self, run: PackedRun, texts: Sequence[bytes], rows: int, firsts: Sequence[int], calls: Sequence[Call]
+    ) -> list[bytes]:
+        answers = super().encode_rows(run, texts, rows, firsts, calls)
+        if any([call.echo for call in calls]):  # noqa: C419 - a generator would take three times as long
+            at = oip_grpc.id_place(run.identity.model, run.identity.version)
+            return [answer[:at] + call.echo + answer[at:] for answer, call in zip(answers, calls, strict=True)]
+        return answers
 
-def _encode(response: InferenceResponse, call: Call) -> bytes:
-    return oip_grpc.encode_infer(response, call.echo[2:].decode())  # behind the id's tag and length
-
-
-def _encode_rows(run: PackedRun, rows: int, firsts: Sequence[int], calls: Sequence[Call]) -> list[bytes] | None:
-    identity = run.identity
-    ids = [call.echo for call in calls]
-    return oip_grpc.encode_rows(
-        identity.model, identity.version, run.outputs or {}, rows, firsts, ids if any(ids) else ()
-    )
+    def encode(self, response: InferenceResponse, call: Call) -> bytes:
+        return oip_grpc.encode_infer(response, call.echo[2:].decode())  # behind the id's tag and length

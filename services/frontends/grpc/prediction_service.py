@@ -1,14 +1,14 @@
 """tensorflow.serving.PredictionService: Predict and GetModelMetadata."""
 
-from collections.abc import Sequence
-
 from services.engine.engine import Engine
-from services.engine.lanes import PackedRun
+from services.engine.merging import Arrays
+from services.engine.request import InferenceRequest, InferenceResponse
+from services.engine.scheduling import Identity
 from services.frontends.grpc.call import Call, MethodTable, UnaryMethod
-from services.frontends.grpc.short_way import ShortWay
+from services.frontends.grpc.short_way import ShortWay, Texts
 from services.frontends.status import Dialect
 from services.protocols import tfs_grpc
-from services.protocols.forms import Forms, tfs_values
+from services.protocols.forms import tfs_values
 
 SERVICE = "tensorflow.serving.PredictionService"
 PROTOCOL = "tfs-grpc"
@@ -19,28 +19,24 @@ class PredictionService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._short = ShortWay(
-            engine, Forms(tfs_values), _encode_rows, lambda response, _: tfs_grpc.encode_predict(response)
-        )
+        self._short = _PredictShortWay(engine, tfs_values, self.predict)
 
     def methods(self) -> MethodTable:
         return {
-            f"/{SERVICE}/Predict": UnaryMethod(PROTOCOL, "Predict", self.predict, Dialect.TFS),
+            f"/{SERVICE}/Predict": UnaryMethod(PROTOCOL, "Predict", self._short.handle, Dialect.TFS),
             f"/{SERVICE}/GetModelMetadata": UnaryMethod(
                 PROTOCOL, "GetModelMetadata", self.get_model_metadata, Dialect.TFS
             ),
         }
 
-    def predict(self, data: bytes, call: Call) -> None:
-        if self._short.submit(data, call):
-            return
+    def predict(self, data: bytes, call: Call) -> InferenceRequest:
         request = tfs_grpc.decode_predict(data)
         call.decoded(request.model)
         call.request = request
         request.deadline = call.deadline
         pending = self._engine.submit(request, lambda outcome: call.answer(outcome, tfs_grpc.encode_predict))
         call.on_cancel(pending.cancel)
-        self._short.learn(data, request)
+        return request
 
     def get_model_metadata(self, data: bytes, call: Call) -> None:
         address = tfs_grpc.decode_metadata_request(data)
@@ -51,6 +47,9 @@ class PredictionService:
             call.reply(tfs_grpc.encode_metadata(servable.name, servable.version, servable.signatures))
 
 
-def _encode_rows(run: PackedRun, rows: int, firsts: Sequence[int], _: Sequence[Call]) -> list[bytes] | None:
-    identity = run.identity
-    return tfs_grpc.encode_rows(identity.model, identity.version, identity.signature, run.outputs or {}, rows, firsts)
+class _PredictShortWay(ShortWay):
+    def texts(self, identity: Identity, outputs: Arrays, rows: int) -> Texts:
+        return tfs_grpc.around_values(identity.model, identity.version, identity.signature, outputs, rows)
+
+    def encode(self, response: InferenceResponse, call: Call) -> bytes:  # noqa: ARG002 - the answer repeats nothing of it
+        return tfs_grpc.encode_predict(response)

@@ -5,45 +5,57 @@ else takes the general way, which defines the answers; so does every request tha
 the request log).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from services import errors
 from services.engine.engine import Engine
 from services.engine.lanes import Lane, LaneTicket, PackedRun
+from services.engine.merging import Arrays
 from services.engine.request import InferenceRequest, InferenceResponse, Outcome
+from services.engine.scheduling import Identity
 from services.errors import CornetError
 from services.frontends.grpc.call import Call
-from services.protocols.forms import Form, Forms
+from services.protocols.forms import Form, Forms, Locate
+from services.protocols.wire import around_rows
 
 _LARGE_BYTES = 16 * 1024
 """Values from this size on are not copied out of their message."""
 
-EncodeRows: TypeAlias = Callable[[PackedRun, int, Sequence[int], Sequence[Call]], Sequence[bytes] | None]
-"""Serialised answers to calls, of so many rows each and from those first rows on; None where each is encoded by itself."""
+General: TypeAlias = Callable[[bytes, Call], InferenceRequest]
+"""Reads a message and hands it to the engine."""
 
-EncodeOne: TypeAlias = Callable[[InferenceResponse, Call], bytes]
+Texts: TypeAlias = Sequence[bytes] | None
+"""What stands around the values in answers that differ in those alone; None where others do not."""
 
 
-class ShortWay:
-    """One method's. `encode` is the general way's."""
+class ShortWay(ABC):
+    """One method's handler: `handle`. `general` is what it falls back on, and `locate` finds the values of a message."""
 
-    def __init__(self, engine: Engine, forms: Forms, encode_rows: EncodeRows, encode: EncodeOne) -> None:
+    def __init__(self, engine: Engine, locate: Locate, general: General) -> None:
+        self.forms = Forms(locate)
+        self._match = self.forms.match
         self._engine = engine
         self._metrics = engine.metrics
         self._listeners = engine.metrics.listeners
-        self.forms = forms
-        self._encode_rows = encode_rows
-        self._encode = encode
+        self.general = general
 
-    def submit(self, data: bytes, call: Call) -> bool:
-        """Whether the request can go this way; then it is on its way. Raises as `Engine.submit` does."""
-        form = self.forms.match(data)
-        return form is not None and self.enter(form, data, form.start, call)
+    def handle(self, data: bytes, call: Call) -> None:
+        """Serve a call. Raises what is wrong at once, as `Engine.submit` does."""
+        form = self._match(data)
+        if form is None:
+            self.miss(data, call)
+        elif not self.enter(form, data, form.start, call):
+            self.general(data, call)
+
+    def miss(self, data: bytes, call: Call) -> None:
+        """Serve a call whose form is not known: the next one's will be."""
+        self.forms.learn(data, self.general(data, call))
 
     def enter(self, form: Form, data: bytes, start: int, call: Call) -> bool:
-        """`submit` for a message whose form is known; its values begin at `start`."""
+        """Whether a request of a known form, whose values begin at `start`, can go this way; then it is on its way."""
         lane: Lane | None = form.lane
         if lane is None or not lane.validity.holds:
             lane = form.lane = self._lane(form)
@@ -55,15 +67,30 @@ class ShortWay:
         call.on_cancel(lane.submit(values, call, call.deadline).cancel)
         return True
 
-    def learn(self, data: bytes, request: InferenceRequest) -> None:
-        """A message was read as `request`, and the engine took it."""
-        self.forms.learn(data, request)
-
     def _lane(self, form: Form) -> Lane | None:
         try:
             return self._engine.lane(form.request, self)
         except CornetError:
             return None  # the general way meets the same error, and says it
+
+    @abstractmethod
+    def texts(self, identity: Identity, outputs: Arrays, rows: int) -> Texts:
+        """Around the values of such outputs, of so many rows."""
+
+    @abstractmethod
+    def encode(self, response: InferenceResponse, call: Call) -> bytes:
+        """The general way's answer."""
+
+    def encode_rows(
+        self,
+        run: PackedRun,
+        texts: Sequence[bytes],
+        rows: int,
+        firsts: Sequence[int],
+        calls: Sequence[Call],  # noqa: ARG002 - for dialects whose answers repeat something of their requests
+    ) -> list[bytes]:
+        """The answers to calls, by their first rows."""
+        return around_rows(texts, list((run.outputs or {}).values()), rows, firsts)
 
     # As the lanes' receiver:
 
@@ -71,43 +98,34 @@ class ShortWay:
         self, run: PackedRun, takers: Sequence[Call], tickets: Sequence[LaneTicket], firsts: Sequence[int]
     ) -> None:
         inferred_at = perf_counter()
-        answers = self._encode_rows(run, tickets[0].rows, firsts, takers)
-        if answers is None:
+        difference = inferred_at - self._engine.clock()
+        lane, outputs = tickets[0].lane, run.outputs or {}
+        kind: Any = [(array.dtype, array.shape[1:]) for array in outputs.values()]
+        if lane.memo is None or lane.memo[0] != kind:
+            lane.memo = kind, self.texts(run.identity, outputs, lane.rows)
+        texts: Texts = lane.memo[1]
+        if texts is None:
             for call, ticket, first in zip(takers, tickets, firsts, strict=True):
                 self.settle(call, ticket, run.response(ticket, first))
             return
-        self._count(run, takers, tickets, answers, inferred_at)
-        for call, answer in zip(takers, answers, strict=True):
-            call.reply_counted(answer)
-
-    def settle(self, taker: Call, ticket: LaneTicket, outcome: Outcome) -> None:
-        taker.decoded_at = ticket.enqueued + self._clock_difference()
-        taker.answer(outcome, lambda response: self._encode(response, taker))
-
-    def _count(
-        self,
-        run: PackedRun,
-        calls: Sequence[Call],
-        tickets: Sequence[LaneTicket],
-        answers: Sequence[bytes],
-        inferred_at: float,
-    ) -> None:
-        """What `Exchange.finish` does for one request. A request is decoded when it is queued."""
-        identity, method, metrics = run.identity, calls[0].method, self._engine.metrics
+        answers = self.encode_rows(run, texts, lane.rows, firsts, takers)
+        # What `Exchange.finish` does, for all of them. A request is decoded when it is queued.
+        identity, method, metrics = run.identity, takers[0].method, self._metrics
         key = (method.protocol, method.name, identity.model, identity.version, errors.OK)
         series = metrics.series.get(key) or metrics.admit(*key)
-        difference = self._clock_difference()
         series.count_run(
-            [call.started_at for call in calls],
+            [call.started_at for call in takers],
             [ticket.enqueued + difference for ticket in tickets],
             run.dispatched + difference,
             inferred_at,
             perf_counter(),
             run.seconds,
         )
-        series.received_bytes += sum([call.received_bytes for call in calls])
+        series.received_bytes += sum([call.received_bytes for call in takers])
         series.sent_bytes += sum(map(len, answers))
+        for call, answer in zip(takers, answers, strict=True):
+            call.reply_counted(answer)
 
-    def _clock_difference(self) -> float:
-        """What to add to the engine's clock for an exchange's."""
-        return perf_counter() - self._engine.clock()
+    def settle(self, taker: Call, ticket: LaneTicket, outcome: Outcome) -> None:
+        taker.decoded_at = ticket.enqueued + perf_counter() - self._engine.clock()
+        taker.answer(outcome, lambda response: self.encode(response, taker))
