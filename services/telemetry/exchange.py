@@ -145,9 +145,7 @@ class Exchange:
     def request_id(self) -> str:
         """The client's `x-request-id` where it is short and plain, else one of ours."""
         if not self._request_id:
-            asked = self.header(REQUEST_ID)
-            sane = asked is not None and _SANE_ID.fullmatch(asked)
-            self._request_id = asked if sane and asked else f"{_PROCESS}-{next(_NUMBERS):x}"
+            self._request_id = fit_request_id(self.header(REQUEST_ID)) or new_request_id()
         return self._request_id
 
     def header(self, name: str) -> str | None:
@@ -163,6 +161,16 @@ class Exchange:
         if error.code in _FAULTS:
             where = {"protocol": self.protocol, "method": self.operation, "model": self.model}
             report(error, request_id=self.request_id, **where)
+
+
+def fit_request_id(asked: str | None) -> str:
+    """The client's `x-request-id` where it is short and plain, else ""."""
+    return asked if asked and _SANE_ID.fullmatch(asked) else ""
+
+
+def new_request_id() -> str:
+    """An id of our own, of no other request."""
+    return f"{_PROCESS}-{next(_NUMBERS):x}"
 
 
 def report(error: CornetError, **fields: str) -> None:

@@ -2,23 +2,23 @@
 
 import asyncio
 from functools import partial
+from struct import Struct
 from typing import TypeAlias, cast
 
 from services import errors
 from services.errors import CornetError, Internal
 from services.frontends.grpc.call import StreamMethod, UnaryMethod, serve
 from services.frontends.grpc.http2 import frames, messages
+from services.frontends.grpc.http2.blocks import HeaderBlocks, unpadded
 from services.frontends.grpc.http2.context import Context
 from services.frontends.grpc.http2.control import Control
 from services.frontends.grpc.http2.flow import Outgoing, Sender
 from services.frontends.grpc.http2.frames import (
     ACK,
-    COMPRESSION_ERROR,
     CONTINUATION,
     DATA,
     END_HEADERS,
     END_STREAM,
-    ENHANCE_YOUR_CALM,
     FLOW_CONTROL_ERROR,
     FRAME_SIZE_ERROR,
     HEAD,
@@ -38,10 +38,10 @@ from services.frontends.grpc.http2.frames import (
     ConnectionFault,
     StreamFault,
 )
-from services.frontends.grpc.http2.headers import Head, Refusal, TimedHead, check_trailers, is_grpc, refused
-from services.frontends.grpc.http2.hpack import DEFAULT_TABLE_BYTES, Decoder, Field, HpackError
+from services.frontends.grpc.http2.headers import Head, Refusal, TimedHead, check_trailers
+from services.frontends.grpc.http2.hpack import DEFAULT_TABLE_BYTES
 from services.frontends.grpc.http2.lifetime import Lifetime
-from services.frontends.grpc.http2.messages import ENCODINGS
+from services.frontends.grpc.http2.messages import ENCODINGS, PREFIX_BYTES
 from services.frontends.grpc.http2.streaming import StreamingCall
 from services.frontends.grpc.http2.unary import OFFLOADED_BYTES, NativeCall, Receiving
 from services.frontends.status import to_cornet
@@ -49,9 +49,8 @@ from services.telemetry.log import get_logger
 
 Stream: TypeAlias = Receiving | NativeCall | StreamingCall
 
-_MAX_KEPT = 64
-_MAX_KEPT_BYTES = 1024
-_PRIORITY_BYTES = 5
+_WHOLE = Struct(">HBBBIBI")
+"""A DATA frame's head, and the prefix of the message in it."""
 _UNUSUAL = PADDED | PRIORITISED | END_HEADERS
 _MAX_DISCARDED_BYTES = 2**20
 
@@ -66,10 +65,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("_block", "_block_flags", "_block_frames", "_block_stream", "_decoder", "_discarded"),
-        *("_ended", "_heads", "_loop", "_low_window", "_rest", "_transport"),
-        *("context", "control", "draining", "goaway_sid", "heard", "last_sid", "lifetime", "moved", "recv_window"),
-        *("sender", "started", "stream_window", "streams"),
+        *("_blocks", "_discarded", "_ended", "_loop", "_low_window", "_max_streams", "_rest", "_transport"),
+        *("_whole_bytes", "context", "control", "draining", "goaway_sid", "heard", "last_sid", "lifetime", "moved"),
+        *("recv_window", "sender", "started", "stream_window", "streams"),
     )
 
     def __init__(self, context: Context) -> None:
@@ -81,17 +79,16 @@ class Connection(asyncio.Protocol):
         self.stream_window = context.limits.stream_window_bytes
         self.recv_window = context.limits.connection_window_bytes
         self._low_window = self.recv_window // 2
-        self._decoder = Decoder(max(context.limits.header_table_bytes, DEFAULT_TABLE_BYTES))
-        self._heads: dict[bytes, TimedHead] = {}
+        self._blocks = HeaderBlocks(context.heads, context.limits)
+        self._max_streams = context.limits.max_concurrent_streams
+        self._whole_bytes = min(MAX_FRAME_BYTES, self.stream_window, context.max_message_bytes + PREFIX_BYTES)
         self._rest = b""
-        self._block: bytearray | None = None
-        self._block_flags = self._block_frames = self._block_stream = 0
         self._discarded = 0
 
     @property
     def is_partial(self) -> bool:
         """Whether a frame or a header block has begun to arrive."""
-        return bool(self._rest) or self._block is not None
+        return bool(self._rest) or self._blocks.open_stream != 0
 
     def now(self) -> float:
         """Seconds on the event loop's clock, which all times of the transport but the calls' deadlines are on."""
@@ -165,7 +162,7 @@ class Connection(asyncio.Protocol):
 
     def settings_acknowledged(self) -> None:
         """The client keeps to our settings from here on."""
-        self._decoder.limit = self.context.limits.header_table_bytes
+        self._blocks.settings_acknowledged()
 
     def begin(self, stream: Receiving, data: bytes, *, compressed: bool) -> None:
         """A unary request is complete. Raises CornetError where its message does not decompress."""
@@ -184,7 +181,7 @@ class Connection(asyncio.Protocol):
         if self._ended:
             return
         self._ended, self.started = True, False
-        self._rest, self._block = b"", None
+        self._rest = b""
         self._forget_streams()
         self.sender.write(frames.goaway(self.last_sid, fault.code, fault.reason))
         self.sender.flush()
@@ -227,11 +224,11 @@ class Connection(asyncio.Protocol):
         self.started = True
         return self._read(data, len(PREFACE))
 
-    def _read(self, data: bytes, i: int) -> int:
+    def _read(self, data: bytes, i: int) -> int:  # noqa: C901, PLR0912 - one pass, and no call per frame
         """Handle the whole frames in `data` from `i` on; where the rest begins. Raises ConnectionFault."""
         end = len(data)
         unpack = HEAD.unpack_from
-        streams = self.streams
+        streams, blocks = self.streams, self._blocks
         while end - i >= HEAD_BYTES:
             high, low, kind, flags, sid = unpack(data, i)
             size = high << 8 | low
@@ -243,7 +240,7 @@ class Connection(asyncio.Protocol):
                 break
             i = stop
             sid &= MAX_STREAM_ID
-            if self._block is not None and (kind != CONTINUATION or sid != self._block_stream):
+            if blocks.open_stream and (kind != CONTINUATION or sid != blocks.open_stream):
                 raise ConnectionFault(PROTOCOL_ERROR, "a header block is interrupted")
             try:
                 if kind == DATA:
@@ -258,12 +255,15 @@ class Connection(asyncio.Protocol):
                     if self.recv_window < self._low_window:
                         self._replenish()
                 elif kind == HEADERS:
-                    if flags & _UNUSUAL == END_HEADERS:
-                        self._headers(sid, flags, data[start:stop])
-                    else:
-                        self._headers_in_parts(sid, flags, data[start:stop])
+                    block: bytes | None = data[start:stop]
+                    if flags & _UNUSUAL != END_HEADERS:
+                        block = blocks.begin(sid, flags, data[start:stop])
+                    if block is not None:
+                        i = self._headers(sid, flags, block, data, stop)
                 elif kind == CONTINUATION:
-                    self._continuation(flags, data[start:stop])
+                    whole = blocks.extend(flags, data[start:stop])
+                    if whole is not None:
+                        i = self._headers(sid, *whole, data, stop)
                 else:
                     self.control.handle(kind, flags, sid, data[start:stop])
             except StreamFault as fault:
@@ -279,7 +279,7 @@ class Connection(asyncio.Protocol):
 
     def _odd_data(self, stream: Stream, payload: bytes, flags: int) -> None:
         """DATA with padding, or without content. Padding counts in flow control (RFC 9113 6.1)."""
-        content = _unpadded(payload) if flags & PADDED else payload
+        content = unpadded(payload) if flags & PADDED else payload
         if not content and not flags & END_STREAM:
             self.control.count_empty()
         stream.data(content, len(payload), last=flags & END_STREAM != 0)
@@ -293,69 +293,59 @@ class Connection(asyncio.Protocol):
         if sid not in self.sender.abandoned and sid <= self.goaway_sid:
             raise ConnectionFault(STREAM_CLOSED, "DATA on a closed stream")
 
-    def _headers_in_parts(self, sid: int, flags: int, payload: bytes) -> None:
-        """HEADERS with padding, with a priority, or with more to come."""
-        if flags & PADDED:
-            payload = _unpadded(payload)
-        if flags & PRIORITISED:
-            if len(payload) < _PRIORITY_BYTES:
-                raise ConnectionFault(FRAME_SIZE_ERROR, "HEADERS without room for its priority")
-            payload = payload[_PRIORITY_BYTES:]
-        if flags & END_HEADERS:
-            self._headers(sid, flags, payload)
-            return
-        self._block, self._block_flags, self._block_stream, self._block_frames = bytearray(payload), flags, sid, 0
-
-    def _continuation(self, flags: int, payload: bytes) -> None:
-        block, limits = self._block, self.context.limits
-        if block is None:
-            raise ConnectionFault(PROTOCOL_ERROR, "CONTINUATION without HEADERS")
-        block += payload
-        self._block_frames += 1
-        if self._block_frames > limits.max_continuations or len(block) > limits.max_header_block_bytes:
-            raise ConnectionFault(ENHANCE_YOUR_CALM, "a header block is too long")
-        if flags & END_HEADERS:
-            self._block = None
-            self._headers(self._block_stream, self._block_flags, bytes(block))
-
-    def _headers(self, sid: int, flags: int, block: bytes) -> None:
-        """A whole header block: a request's head, or its trailers."""
-        timed = self._heads.get(block)
-        if timed is None or sid <= self.last_sid:
-            self._new_headers(sid, flags, block)
-        else:
-            self._open(sid, flags, *timed)
-
-    def _new_headers(self, sid: int, flags: int, block: bytes) -> None:
-        """`_headers` of a block that was not seen before, or that opens no stream."""
-        timed: TimedHead
-        decoder, limit = self._decoder, self.context.limits.max_header_list_bytes
-        changes = decoder.changes
-        try:
-            fields, size = decoder.decode(block, limit)
-        except HpackError as error:
-            raise ConnectionFault(COMPRESSION_ERROR, str(error)) from None
-        if decoder.changes != changes:
-            self._heads.clear()
-        if not block:
-            self.control.count_empty()
+    def _headers(self, sid: int, flags: int, block: bytes, data: bytes, i: int) -> int:
+        """A whole header block: a head, or trailers. Returns where `data` goes on: at `i`, or behind the message there."""
         if sid <= self.last_sid:
-            self._trailers(sid, flags, fields, size)
-            return
-        if size > limit:
-            text = f"Received header list larger than max ({size} vs. {limit})"
-            timed = refused(200 if is_grpc(fields) else 431, errors.RESOURCE_EXHAUSTED, text), None
-        else:
-            try:
-                timed = self.context.heads.read(fields, size)
-            except StreamFault:
-                self._admit(sid)
-                raise
-            if decoder.changes == changes and len(block) <= _MAX_KEPT_BYTES:
-                if len(self._heads) >= _MAX_KEPT:
-                    self._heads.clear()
-                self._heads[block] = timed
+            self._trailers(sid, flags, block)
+            return i
+        try:
+            timed = self._blocks.kept.get(block) or self._blocks.head(block)
+        except StreamFault:
+            self._admit(sid)
+            raise
+        if not flags & END_STREAM:
+            done = self._open_whole(sid, timed, data, i)
+            if done:
+                return done
         self._open(sid, flags, *timed)
+        return i
+
+    def _open_whole(self, sid: int, timed: TimedHead, data: bytes, i: int) -> int:
+        """The usual case: a unary call whose message follows its head at once, whole, in one frame.
+
+        Returns where that frame ends; 0 where anything is otherwise, and nothing is done yet.
+        """
+        head, timeout_s = timed
+        method = head.method
+        if method.__class__ is not UnaryMethod or len(data) - i < _WHOLE.size or head.content_length is not None:
+            return 0
+        high, low, kind, flags, its_sid, is_compressed, length = _WHOLE.unpack_from(data, i)
+        size = high << 8 | low
+        stop: int = i + HEAD_BYTES + size
+        if (
+            (kind or is_compressed or flags != END_STREAM or its_sid != sid)
+            or (length != size - PREFIX_BYTES or stop > len(data) or size > self._whole_bytes)
+            or (not sid & 1 or sid > self.goaway_sid or len(self.streams) >= self._max_streams)
+        ):
+            return 0
+        self.last_sid = sid
+        self.recv_window -= size
+        if self.recv_window < self._low_window:
+            self._replenish()
+        context = self.context
+        deadline = None
+        if timeout_s is not None:
+            now = context.clock()
+            deadline = now + timeout_s
+            if deadline < context.deadlines.next:
+                context.deadlines.watch(deadline)
+        call = NativeCall(self, sid, self.sender.initial_window, head, method, deadline)
+        self.streams[sid] = call
+        if deadline is not None and deadline <= now:
+            call.expire()
+        else:
+            serve(method, data[i + _WHOLE.size : stop], call)
+        return stop
 
     def _admit(self, sid: int) -> bool:
         """Whether a new stream may be opened; its number is used either way."""
@@ -394,8 +384,11 @@ class Connection(asyncio.Protocol):
         metadata = (("grpc-accept-encoding", ",".join(ENCODINGS)),) if refusal.accepted_encodings else ()
         self.sender.fail(stream, refusal.code, refusal.text, metadata, refusal.http_status)
 
-    def _trailers(self, sid: int, flags: int, fields: list[Field], size: int) -> None:
+    def _trailers(self, sid: int, flags: int, block: bytes) -> None:
         """HEADERS on a stream that was opened before."""
+        fields, size = self._blocks.decode(block)
+        if not block:
+            self.control.count_empty()
         stream = self.streams.get(sid)
         if stream is None:
             if sid in self.sender.abandoned:
@@ -428,7 +421,7 @@ class Connection(asyncio.Protocol):
         if stream.deadline is not None and stream.deadline <= self.context.clock():
             stream.expire()
             return
-        call = NativeCall(self, stream, method)
+        call = NativeCall(self, stream.sid, stream.send_window, stream.head, method, stream.deadline)
         self.streams[stream.sid] = call
         serve(method, data, call)
 
@@ -442,13 +435,3 @@ class Connection(asyncio.Protocol):
             self._serve(stream, work.result())
         else:
             stream.refuse(to_cornet(error) if isinstance(error, Exception) else Internal("The server failed."))
-
-
-def _unpadded(payload: bytes) -> bytes:
-    """The content of a padded frame. Raises ConnectionFault where there is less of it than padding."""
-    if not payload:
-        raise ConnectionFault(FRAME_SIZE_ERROR, "a padded frame without its padding's length")
-    size = len(payload) - payload[0]
-    if size < 1:
-        raise ConnectionFault(PROTOCOL_ERROR, "padding is longer than its frame")
-    return payload[1:size]

@@ -97,20 +97,24 @@ class Control:
             self._connection.settings_acknowledged()
             return
         self._count("SETTINGS", self._connection.context.limits.max_settings)
-        sender = self._connection.sender
         for name, value in SETTING.iter_unpack(payload):
-            if name == INITIAL_WINDOW_SIZE:
-                if value > MAX_WINDOW or not sender.change_initial_window(value):
-                    raise ConnectionFault(FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE makes a window too large")
-            elif name == MAX_FRAME_SIZE:
-                if not MAX_FRAME_BYTES <= value <= MAX_FRAME_BYTES_LIMIT:
-                    raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE is out of its range")
-                sender.max_frame_bytes = value
-            elif name == HEADER_TABLE_SIZE:
-                sender.responses.resize(value)
-            elif name == ENABLE_PUSH and value > 1:
-                raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is neither 0 nor 1")
-        sender.write(SETTINGS_ACK)
+            self._set(name, value)
+        self._connection.sender.write(SETTINGS_ACK)
+
+    def _set(self, name: int, value: int) -> None:
+        """One of the client's settings. Unknown ones are passed over (RFC 9113 6.5.2)."""
+        sender = self._connection.sender
+        if name == INITIAL_WINDOW_SIZE:
+            if value > MAX_WINDOW or not sender.change_initial_window(value):
+                raise ConnectionFault(FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE makes a window too large")
+        elif name == MAX_FRAME_SIZE:
+            if not MAX_FRAME_BYTES <= value <= MAX_FRAME_BYTES_LIMIT:
+                raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE is out of its range")
+            sender.max_frame_bytes = value
+        elif name == HEADER_TABLE_SIZE:
+            sender.responses.resize(value)
+        elif name == ENABLE_PUSH and value > 1:
+            raise ConnectionFault(PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH is neither 0 nor 1")
 
     def _ping(self, flags: int, sid: int, payload: bytes) -> None:
         connection = self._connection

@@ -5,20 +5,23 @@ Sources: RFC 9113 8.2 and 8.3 for what makes a request malformed; gRPC over HTTP
 
 import re
 from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from services import errors
 from services.frontends.grpc.call import MetadataPairs, Method
 from services.frontends.grpc.http2.frames import PROTOCOL_ERROR, StreamFault
 from services.frontends.grpc.http2.hpack import Field
 from services.frontends.grpc.http2.messages import ENCODINGS, IDENTITY
+from services.telemetry.exchange import REQUEST_ID, fit_request_id
 
 TIMEOUT = b"grpc-timeout"
 
 _MAX_KEPT = 256
+_Checked: TypeAlias = tuple[bytes, "list[tuple[str, str | bytes]] | None"]
+"""A field's name, and the metadata it comes to: nothing where it is not metadata, None where it is none that can be read."""
+
 _MAX_KEPT_BYTES = 2048
 
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
@@ -32,8 +35,8 @@ _OURS = frozenset(
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _UNFIT_VALUE = re.compile(rb"[\x00\r\n]|\A[ \t]|[ \t]\Z")
 _CONTENT_TYPE = re.compile(rb"application/grpc(?:[+;].*)?", re.IGNORECASE)
-_DIGITS = re.compile(rb"[0-9]{1,18}")
-_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_TIMEOUT_DIGITS = 8
 _UNIT_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
@@ -47,11 +50,11 @@ class Refusal:
     accepted_encodings: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """What a request's header fields come to. `method` is None exactly where there is a `refusal`.
 
-    `encoding` is that of compressed messages, `accepts` those the client takes; `content_length` is in bytes.
+    `encoding` is that of compressed messages, `accepts` those the client takes; `content_length` is in bytes; `request_id`
+    is the client's own, "" where it has none that is fit to repeat.
     """
 
     method: Method | None
@@ -59,6 +62,7 @@ class Head:
     encoding: str = IDENTITY
     accepts: frozenset[str] = frozenset()
     content_length: int | None = None
+    request_id: str = ""
     refusal: Refusal | None = None
 
 
@@ -67,56 +71,96 @@ TimedHead: TypeAlias = tuple[Head, float | None]
 
 
 class HeadReader:
-    """Reads heads against a method table, and remembers those it has seen: clients repeat all but the timeout."""
+    """Reads heads against a method table.
+
+    It remembers heads, as clients repeat all but the timeout, and what became of single fields, for clients that also send
+    something of each request's own.
+    """
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self._methods = {name.encode(): method for name, method in methods.items()}
-        self._kept: dict[tuple[Field, ...], Head] = {}
+        self._heads: dict[tuple[Field, ...], Head] = {}
+        self._fields: dict[Field, _Checked] = {}
 
     def read(self, fields: list[Field], size: int) -> TimedHead:
         """The head of a request whose fields count for `size` bytes. Raises StreamFault where they are malformed."""
-        timeouts = [value for name, value, _ in fields if name == TIMEOUT]
-        key = tuple([field for field in fields if field[0] != TIMEOUT] if timeouts else fields)
-        head = self._kept.get(key)
+        timeout = None
+        for at, field in enumerate(fields):
+            if field[0] == TIMEOUT:
+                timeout = field[1]
+                fields = [*fields[:at], *fields[at + 1 :]]
+                break
+        key = tuple(fields)
+        head = self._heads.get(key)
         if head is None:
             head = self._head(key)
             if size <= _MAX_KEPT_BYTES:
-                if len(self._kept) >= _MAX_KEPT:
-                    self._kept.clear()
-                self._kept[key] = head
-        if not timeouts or head.refusal is not None:
+                if len(self._heads) >= _MAX_KEPT:
+                    self._heads.clear()
+                self._heads[key] = head
+        if timeout is None or head.refusal is not None:
             return head, None
-        timeout = _TIMEOUT.fullmatch(timeouts[0]) if len(timeouts) == 1 else None
-        if timeout is None:
-            return refused(400, errors.INTERNAL, f"Malformed grpc-timeout: {_shown(timeouts[0])}."), None
-        return head, int(timeout[1]) * _UNIT_S[timeout[2]]
+        digits, unit_s = timeout[:-1], _UNIT_S.get(timeout[-1:])
+        if unit_s is None or not digits.isdigit() or len(digits) > _TIMEOUT_DIGITS:
+            return refused(400, errors.INTERNAL, f"Malformed grpc-timeout: {_shown(timeout)}."), None
+        return head, int(digits) * unit_s
 
     def _head(self, fields: Iterable[Field]) -> Head:
-        pseudo, regular = _checked(fields)
-        if any(name not in pseudo for name in _REQUIRED) or not pseudo[b":path"]:
+        pseudo: dict[bytes, bytes] = {}
+        known: dict[bytes, bytes] = {}
+        metadata: list[tuple[str, str | bytes]] = []
+        malformed, regular = False, False
+        for field in fields:
+            name, pairs = self._fields.get(field) or self._check(field)
+            if name[:1] == b":":
+                if regular or name in pseudo:
+                    raise StreamFault(PROTOCOL_ERROR, "a pseudo-header is repeated or out of place")
+                pseudo[name] = field[1]
+                continue
+            regular = True
+            if pairs is None:
+                malformed = True
+            elif pairs:
+                metadata += pairs
+            elif name == b"content-length" and known.get(name, field[1]) != field[1]:
+                raise StreamFault(PROTOCOL_ERROR, "content-length is given twice")
+            else:
+                known[name] = field[1]
+        if any(not pseudo.get(name) for name in _REQUIRED):
             raise StreamFault(PROTOCOL_ERROR, "the request lacks one of :method, :scheme and :path")
-        known = dict(regular)
-        length = known.get(b"content-length")
-        if length is not None and (
-            _DIGITS.fullmatch(length) is None
-            or any(value != length for name, value in regular if name == b"content-length")
-        ):
-            raise StreamFault(PROTOCOL_ERROR, "content-length is not a number")
         refusal = self._refusal(pseudo, known)
         if refusal is not None:
             return refusal
-        try:
-            metadata = tuple(pair for name, value in regular if name not in _OURS for pair in _metadata(name, value))
-        except (Base64Error, ValueError):
+        if malformed:
             return refused(400, errors.INTERNAL, "Malformed binary metadata: expected base64.")
+        length = known.get(b"content-length")
         accepted = known.get(b"grpc-accept-encoding", b"").decode("latin-1").split(",")
         return Head(
             self._methods[pseudo[b":path"]],
-            metadata,
+            tuple(metadata),
             known.get(b"grpc-encoding", IDENTITY.encode()).decode(),
-            frozenset(name.strip() for name in accepted) - {""},
+            frozenset([name.strip() for name in accepted if name]),
             None if length is None else int(length),
+            next(
+                (fit_request_id(value) for name, value in metadata if name == REQUEST_ID and isinstance(value, str)), ""
+            ),
         )
+
+    def _check(self, field: Field) -> "_Checked":
+        """What the field is, to be remembered. Raises StreamFault."""
+        name, value, size = field
+        check_field(name, value)
+        pairs: list[tuple[str, str | bytes]] | None = []
+        if name not in _OURS and name[:1] != b":":
+            try:
+                pairs = _metadata(name, value)
+            except ValueError:
+                pairs = None
+        if size <= _MAX_KEPT_BYTES:
+            if len(self._fields) >= _MAX_KEPT:
+                self._fields.clear()
+            self._fields[field] = name, pairs
+        return name, pairs
 
     def _refusal(self, pseudo: Mapping[bytes, bytes], known: Mapping[bytes, bytes]) -> Head | None:
         """Why a well-formed HTTP request is no gRPC request that can be served."""
@@ -140,9 +184,10 @@ class HeadReader:
 
 def check_trailers(fields: Iterable[Field]) -> None:
     """Raises StreamFault where the trailers of a request are malformed. What they say is of no use to a call."""
-    pseudo, _ = _checked(fields)
-    if pseudo:
-        raise StreamFault(PROTOCOL_ERROR, "there is a pseudo-header in the trailers")
+    for name, value, _ in fields:
+        check_field(name, value)
+        if name[:1] == b":":
+            raise StreamFault(PROTOCOL_ERROR, "there is a pseudo-header in the trailers")
 
 
 def refused(http_status: int, code: int, text: str, *, accepted_encodings: bool = False) -> Head:
@@ -155,22 +200,17 @@ def is_grpc(fields: Iterable[Field]) -> bool:
     return any(name == b"content-type" and _CONTENT_TYPE.fullmatch(value) for name, value, _ in fields)
 
 
-def _checked(fields: Iterable[Field]) -> tuple[dict[bytes, bytes], list[tuple[bytes, bytes]]]:
-    """Pseudo-headers and regular fields. Raises StreamFault where RFC 9113 calls them malformed."""
-    pseudo: dict[bytes, bytes] = {}
-    regular: list[tuple[bytes, bytes]] = []
-    for name, value, _ in fields:
-        if _UNFIT_VALUE.search(value):
-            raise StreamFault(PROTOCOL_ERROR, "a header value has a character that it must not have")
-        if name[:1] == b":":
-            if regular or name in pseudo or name not in _PSEUDO:
-                raise StreamFault(PROTOCOL_ERROR, "a pseudo-header is unknown, repeated or out of place")
-            pseudo[name] = value
-        elif _NAME.fullmatch(name) is None or name in _HOP_BY_HOP or (name == b"te" and value != b"trailers"):
-            raise StreamFault(PROTOCOL_ERROR, "a header must not be in HTTP/2, or its name has a wrong character")
-        else:
-            regular.append((name, value))
-    return pseudo, regular
+def check_field(name: bytes, value: bytes) -> None:
+    """Raises StreamFault where RFC 9113 calls the field malformed, wherever it stands."""
+    if _UNFIT_VALUE.search(value):
+        raise StreamFault(PROTOCOL_ERROR, "a header value has a character that it must not have")
+    if name[:1] == b":":
+        if name not in _PSEUDO:
+            raise StreamFault(PROTOCOL_ERROR, "a pseudo-header is unknown")
+    elif _NAME.fullmatch(name) is None or name in _HOP_BY_HOP or (name == b"te" and value != b"trailers"):
+        raise StreamFault(PROTOCOL_ERROR, "a header must not be in HTTP/2, or its name has a wrong character")
+    elif name == b"content-length" and _LENGTH.fullmatch(value) is None:
+        raise StreamFault(PROTOCOL_ERROR, "content-length is not a number")
 
 
 def _metadata(name: bytes, value: bytes) -> list[tuple[str, str | bytes]]:

@@ -60,7 +60,9 @@ class Decoder:
         except IndexError:
             raise HpackError("a field is cut off, or its index is not in the table") from None
 
-    def _decode(self, block: bytes, max_list_bytes: int) -> tuple[list[Field], int]:
+    def _decode(  # noqa: C901, PLR0912 - no call per field
+        self, block: bytes, max_list_bytes: int
+    ) -> tuple[list[Field], int]:
         fields: list[Field] = []
         table, first_dynamic = self._table, _FIRST_DYNAMIC
         total = 0

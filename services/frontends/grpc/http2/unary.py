@@ -9,7 +9,7 @@ from services.frontends.grpc.http2 import messages
 from services.frontends.grpc.http2.frames import CANCEL, FLOW_CONTROL_ERROR, PROTOCOL_ERROR, StreamFault
 from services.frontends.grpc.http2.headers import Head
 from services.frontends.grpc.http2.messages import PREFIX_BYTES
-from services.telemetry.exchange import REQUEST_ID
+from services.telemetry.exchange import REQUEST_ID, new_request_id
 
 if TYPE_CHECKING:
     from services.frontends.grpc.http2.connection import Connection
@@ -137,11 +137,19 @@ class NativeCall(Call):
     waits = False
     remote_closed = True
 
-    def __init__(self, connection: "Connection", stream: Receiving, method: UnaryMethod) -> None:
-        self.head = head = stream.head
-        super().__init__(method, head.metadata, stream.deadline, connection.context.metrics)
-        self.sid = stream.sid
-        self.send_window = stream.send_window
+    def __init__(
+        self,
+        connection: "Connection",
+        sid: int,
+        send_window: int,
+        head: Head,
+        method: UnaryMethod,
+        deadline: float | None,
+    ) -> None:
+        super().__init__(method, head.metadata, deadline, connection.context.metrics)
+        self.sid = sid
+        self.send_window = send_window
+        self.head = head
         self._connection = connection
 
     def data(self, content: bytes, frame_bytes: int, *, last: bool) -> None:
@@ -172,16 +180,21 @@ class NativeCall(Call):
     def drained(self) -> None:
         """A unary answer has its tail from the start, and ends when it is drained."""
 
+    @property
+    def request_id(self) -> str:
+        """The client's where it has a fit one, else one of ours."""
+        if not self._request_id:
+            self._request_id = self.head.request_id or new_request_id()
+        return self._request_id
+
     def _send(self, data: bytes) -> None:
         connection = self._connection
-        context = connection.context
-        sender = connection.sender
-        if sender.backlog + len(data) > context.limits.max_sending_bytes and sender.backlog:
+        sender, compression = connection.sender, connection.context.compression
+        if sender.backlog and sender.backlog + len(data) > connection.context.limits.max_sending_bytes:
             text = "The answers that wait for this connection's windows are as large as they may be. Try again later."
-            sender.fail(self, PayloadTooLarge.code, text, ((REQUEST_ID, self.request_id),))
-        elif context.compression in self.head.accepts:
-            encoding = context.compression
-            sender.answer_in_parts(self, messages.compressed(data, encoding), self.request_id, encoding)
+            self._send_error(PayloadTooLarge.code, text)
+        elif compression and compression in self.head.accepts:
+            sender.answer_in_parts(self, messages.compressed(data, compression), self.request_id, compression)
         else:
             sender.answer(self, data, self.request_id)
 
