@@ -236,6 +236,8 @@ class PackedRun(Batch):
             ]
             tickets, firsts = [ticket for ticket, _ in waiting], [first for _, first in waiting]
             takers = [ticket.done for ticket in tickets]
+            if not takers:
+                return
         for ticket in tickets:
             ticket.done = None
         try:

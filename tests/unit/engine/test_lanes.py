@@ -227,6 +227,18 @@ def test_cancelled_while_it_runs_a_request_is_told_at_once_and_only_once():
     assert bench.holders == 0
 
 
+def test_where_all_of_a_run_are_cancelled_nobody_is_handed_an_answer():
+    bench = Bench(cost_s=THREAD_S)
+    pendings = [bench.send("a"), bench.send("b")]
+    bench.scheduler.turn()
+    for pending in pendings:
+        pending.cancel()
+    bench.scheduler.run()
+    assert bench.desk.together == []
+    assert [len(told) for told in bench.desk.told.values()] == [1, 1]
+    assert bench.holders == 0
+
+
 def test_cancelling_twice_or_too_late_changes_nothing():
     bench = Bench()
     pending = bench.send("a")
