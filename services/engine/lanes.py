@@ -149,7 +149,7 @@ class PackedRun(Batch):
     `outputs` are the arrays of the whole run, padding included, where it succeeded.
     """
 
-    __slots__ = ("lane", "outputs", "tickets")
+    __slots__ = ("lane", "outputs", "tickets", "waits")
 
     def __init__(
         self,
@@ -164,6 +164,7 @@ class PackedRun(Batch):
         self.tickets = tickets
         self.lane = lane
         self.outputs: Arrays | None = None
+        self.waits: list[float] = []
         super().__init__(identity, wanted, (), rows, padded_rows, dispatched)
 
     def count_elements(self) -> int:
@@ -190,14 +191,20 @@ class PackedRun(Batch):
     def deliver(self) -> list[float]:
         if self.outputs is None:
             return super().deliver()
-        dispatched = self.dispatched
-        waits = [dispatched - ticket.enqueued for ticket in self.tickets]
+        self.waits = self.waits_of(self.tickets)
         if self.lane is not None:
             self._hand_out(self.lane, self.tickets, range(0, self.rows, self.lane.rows))
         else:
             for lane, (tickets, firsts) in self._by_lane().items():
                 self._hand_out(lane, tickets, firsts)
-        return waits
+        return self.waits
+
+    def waits_of(self, tickets: Sequence[LaneTicket]) -> list[float]:
+        """The seconds that requests waited for the run; `waits` has those of all."""
+        if len(tickets) == len(self.waits):
+            return self.waits
+        dispatched = self.dispatched
+        return [dispatched - ticket.enqueued for ticket in tickets]
 
     def response(self, ticket: LaneTicket, first: int) -> InferenceResponse:
         """What the general way would answer the request, whose rows begin at `first`."""

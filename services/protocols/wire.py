@@ -78,7 +78,7 @@ def around_rows(texts: Sequence[bytes], arrays: Sequence[np.ndarray], rows: int,
     A message is the first of `texts`, the first array's bytes, the next text and so on; there is one text more than arrays.
     """
     columns = [_cut(array, rows, firsts) for array in arrays]
-    before, *_, after = texts
+    before, after = texts[0], texts[-1]
     if len(columns) == 1:
         return [before + values + after for values in columns[0]]
     between = texts[1:]

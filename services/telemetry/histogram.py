@@ -126,8 +126,8 @@ class RequestSeries:
 
     __slots__ = (
         "_arrived",
-        "_decoded",
         "_runs",
+        "_waited",
         "kept",
         "last_ended_at",
         "received_bytes",
@@ -139,7 +139,7 @@ class RequestSeries:
     def __init__(self, bounds: Sequence[float]) -> None:
         self.kept: list[float] = []
         self._arrived: list[float] = []
-        self._decoded: list[float] = []
+        self._waited: list[float] = []
         self._runs: list[float] = []
         self.seconds = Histogram(bounds)
         self.steps = tuple(Histogram(bounds) for _ in range(4))
@@ -150,17 +150,17 @@ class RequestSeries:
     def count_run(
         self,
         arrived: Sequence[float],
-        decoded: Sequence[float],
+        waited_s: Sequence[float],
         dispatched: float,
         inferred: float,
         ended: float,
         compute_s: float,
     ) -> None:
-        """Count the requests of one run: when each arrived and was decoded, and when all of them went into the run, came out
-        of it and were encoded; seconds on one clock.
+        """Count the requests of one run: when each arrived, and how long it then waited, decoded, for the run; and when all
+        of them went into the run, came out of it and were encoded. Seconds, on one clock.
         """
         self._arrived += arrived
-        self._decoded += decoded
+        self._waited += waited_s
         self._runs += (len(arrived), dispatched, inferred, ended, compute_s)
         if len(self._arrived) >= _KEPT:
             self._settle_runs()
@@ -168,16 +168,16 @@ class RequestSeries:
     def _settle_runs(self) -> None:
         """Count what `count_run` kept: some 100 us where it is full."""
         times, dispatched, inferred, ended, compute_s = _columns(self._runs, 5)
-        arrived, decoded = _columns(self._arrived, 1)[0], _columns(self._decoded, 1)[0]
+        arrived, waited_s = _columns(self._arrived, 1)[0], _columns(self._waited, 1)[0]
         self._arrived.clear()
-        self._decoded.clear()
+        self._waited.clear()
         self._runs.clear()
         counts = times.astype(np.intp)
         self.seconds.add(ended.repeat(counts) - arrived)
         self.last_ended_at = float(ended[-1])
         decode, queue, compute, encode = self.steps
-        decode.add(decoded - arrived)
-        queue.add(dispatched.repeat(counts) - decoded)
+        decode.add(dispatched.repeat(counts) - waited_s - arrived)
+        queue.add(waited_s)
         compute.add(compute_s, times)
         encode.add(ended - inferred, times)
 

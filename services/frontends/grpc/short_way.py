@@ -98,7 +98,6 @@ class ShortWay(ABC):
         self, run: PackedRun, takers: Sequence[Call], tickets: Sequence[LaneTicket], firsts: Sequence[int]
     ) -> None:
         inferred_at = perf_counter()
-        difference = inferred_at - self._engine.clock()
         lane, outputs = tickets[0].lane, run.outputs or {}
         kind: Any = [(array.dtype, array.shape[1:]) for array in outputs.values()]
         if lane.memo is None or lane.memo[0] != kind:
@@ -109,22 +108,28 @@ class ShortWay(ABC):
                 self.settle(call, ticket, run.response(ticket, first))
             return
         answers = self.encode_rows(run, texts, lane.rows, firsts, takers)
-        # What `Exchange.finish` does, for all of them. A request is decoded when it is queued.
-        identity, method, metrics = run.identity, takers[0].method, self._metrics
-        key = (method.protocol, method.name, identity.model, identity.version, errors.OK)
-        series = metrics.series.get(key) or metrics.admit(*key)
-        series.count_run(
-            [call.started_at for call in takers],
-            [ticket.enqueued + difference for ticket in tickets],
-            run.dispatched + difference,
-            inferred_at,
-            perf_counter(),
-            run.seconds,
-        )
-        series.received_bytes += sum([call.received_bytes for call in takers])
-        series.sent_bytes += sum(map(len, answers))
+        self.count(run, takers, run.waits_of(tickets), answers, inferred_at)
         for call, answer in zip(takers, answers, strict=True):
             call.reply_counted(answer)
+
+    def count(
+        self,
+        run: PackedRun,
+        calls: Sequence[Call],
+        waited_s: Sequence[float],
+        answers: Sequence[bytes],
+        inferred_at: float,
+    ) -> None:
+        """Do for all the calls of a run what `Exchange.finish` does for one. Each was decoded when its wait began."""
+        identity, method, metrics = run.identity, calls[0].method, self._metrics
+        key = (method.protocol, method.name, identity.model, identity.version, errors.OK)
+        series = metrics.series.get(key) or metrics.admit(*key)
+        ended_at = perf_counter()
+        dispatched_at = run.dispatched + ended_at - self._engine.clock()  # the engine's clock may be another one
+        arrived_at = [call.started_at for call in calls]
+        series.count_run(arrived_at, waited_s, dispatched_at, inferred_at, ended_at, run.seconds)
+        series.received_bytes += sum([call.received_bytes for call in calls])
+        series.sent_bytes += sum(map(len, answers))
 
     def settle(self, taker: Call, ticket: LaneTicket, outcome: Outcome) -> None:
         taker.decoded_at = ticket.enqueued + perf_counter() - self._engine.clock()
