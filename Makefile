@@ -1,7 +1,7 @@
 # cornet's commands. Each works in a fresh clone with nothing but Python 3.11 to 3.13 and make: `.venv` is set up on first use.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format types imports drift k8s-check k8s-left-out protos train serve locks clean
+.PHONY: help install demo test bench bench-peers check lint format types imports drift k8s-check k8s-left-out protos train serve locks clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
 
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Set up .venv with everything: serving, training, tests (picks the GPU runtime where there is a GPU)
 
@@ -34,6 +34,12 @@ demo: $(INSTALLED) ## Train, prove, export, serve and call all seven families (a
 
 test: $(INSTALLED) ## Run every test, fast ones first
 	$(BIN)/python -m pytest
+
+bench: $(INSTALLED) ## Compare with other servers on this machine and judge the ratios (two minutes: make bench ARGS=--quick)
+	$(BIN)/python -m tests.load.bench $(ARGS)
+
+bench-peers: $(INSTALLED) ## Install the servers to compare with, each in an environment of its own (.bench-peers)
+	$(BIN)/python -m tests.load.bench.install_peers
 
 # The manifests are left out, and say so, where there is no kubectl to render them.
 check: lint types imports drift $(if $(shell command -v kubectl),k8s-check,k8s-left-out) test ## What CI runs: lint, types, import rules, drift of generated files, manifests, tests

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _measure(options, session, cells, results, workers, extras)
     except KeyboardInterrupt:
         _say("interrupted: what was measured follows")
-    verdicts = judge(results, extras)
+    verdicts = judge(results, extras, workers)
     document = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seconds": round(time.perf_counter() - began, 1),

@@ -26,6 +26,8 @@ IN_PROCESS, LIBRARY = "in-process", "onnxruntime"
 
 SMALL, MIDDLE, LARGE = ("mlp", "cnn"), ("lstm", "transformer"), ("vgg16",)
 LARGE_CONCURRENCY = 8
+WORKER_LOAD = {**dict.fromkeys((*SMALL, *MIDDLE), 64), **dict.fromkeys(LARGE, LARGE_CONCURRENCY)}
+"""Models and requests at once where one worker is compared with two."""
 
 
 @dataclass(frozen=True, order=True)
@@ -44,11 +46,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sample:
-    """One round of a cell. `cpu_s` is the server's, `foreign` the share of its core that others used meanwhile."""
+    """One round of a cell. `cpu_s` is the server's.
+
+    `foreign` is the part of the server's cores that others used meanwhile, `generator` the part of its own that the
+    generator used: where that is all, it was the generator that could do no more.
+    """
 
     figures: Figures
     cpu_s: float
     foreign: float
+    generator: float
     rss_bytes: int
 
     @property
@@ -90,6 +97,7 @@ def summary(samples: Sequence[Sample]) -> dict[str, float]:
         "errors": sum(sample.figures.errors for sample in samples),
         "rss_bytes": max(sample.rss_bytes for sample in samples),
         "foreign": median(sample.foreign for sample in samples),
+        "generator_share": median(sample.generator for sample in samples),
     }
 
 
@@ -150,10 +158,8 @@ def all_cells(families: Sequence[str]) -> list[Cell]:
 
 def worker_cells() -> list[Cell]:
     """One worker against two, on all cores."""
-    counts = {**dict.fromkeys((*SMALL, *MIDDLE), 64), **dict.fromkeys(LARGE, LARGE_CONCURRENCY)}
-    return [
-        _cell(server, OIP_GRPC, model, count) for model, count in counts.items() for server in ("cornet-1", "cornet-2")
-    ]
+    servers = ("cornet-1", "cornet-2")
+    return [_cell(server, OIP_GRPC, model, count) for model, count in WORKER_LOAD.items() for server in servers]
 
 
 def _side_by_side(cells: Sequence[Cell]) -> list[Cell]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Self
 
+from services.protocols import messages
 from tests.load.bench.cells import usual
 from tests.load.bench.generators import GENERATORS, Load, Target
 from tests.load.bench.models import Model
@@ -18,6 +19,7 @@ from tests.load.bench.targets import Extras
 _MODEL = "mlp"
 _SETTLED_S = 20.0
 _IDLE_SHARE = 0.1
+_EVERY_S = 1.0
 
 
 def measure_starts(session: Session, names: Iterable[str], starts: int, extras: Extras) -> None:
@@ -89,18 +91,24 @@ def measure_swaps(session: Session, rounds: int, seconds: int, extras: Extras) -
         extras.swap_errors = 0
         for _ in range(rounds):
             extras.quiet_p99_ms.append(generator.run(target, load, session.place).p99_ms)
-            with _Publisher(model) as publisher:
+            before = _version(running, model)
+            with _Publisher(model):
                 figures = generator.run(target, load, session.place)
+            swaps = _version(running, model) - before
             extras.swap_p99_ms.append(figures.p99_ms)
             extras.swap_errors += figures.errors
-            extras.swaps += publisher.published
-            session.say(
-                f"p99 quiet {extras.quiet_p99_ms[-1]:.2f} ms, with {publisher.published} swaps {figures.p99_ms:.2f} ms"
-            )
+            extras.swaps += swaps
+            session.say(f"p99 quiet {extras.quiet_p99_ms[-1]:.2f} ms, with {swaps} swaps {figures.p99_ms:.2f} ms")
     except (ServerFailed, RuntimeError, ValueError) as error:
         session.say(f"version changes: {error}")
     finally:
         running.child.stop()
+
+
+def _version(running: Running, model: Model) -> int:
+    """The version that answers."""
+    answer = running.expect(OIP_GRPC, model, START_S)[1]
+    return int(messages.ModelInferResponse.FromString(answer).model_version)
 
 
 def _swapping(server: Server) -> Server:
@@ -120,7 +128,6 @@ class _Publisher:
         self._source = model.path.parent
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._publish, daemon=True)
-        self.published = 0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -132,9 +139,8 @@ class _Publisher:
 
     def _publish(self) -> None:
         root = self._source.parent
-        while not self._done.wait(1.0 if self.published else 0.3):
+        while not self._done.wait(_EVERY_S):
             latest = max(int(folder.name) for folder in root.iterdir() if folder.name.isdigit())
             part = root / f".part-{latest + 1}"
             shutil.copytree(self._source, part)
             part.rename(root / str(latest + 1))
-            self.published += 1

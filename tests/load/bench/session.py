@@ -196,9 +196,12 @@ class Session:
         cpu_s = _cpu(running) - cpu if running else used
         elapsed = time.perf_counter() - began
         apart = cpu_s if not set(self.slots.server.cores) & set(self.slots.client.cores) else cpu_s + used
-        foreign = max(0.0, (core_ticks(self.slots.server.cores) - before - apart) / elapsed)
+        foreign = max(
+            0.0, (core_ticks(self.slots.server.cores) - before - apart) / elapsed / len(self.slots.server.cores)
+        )
+        generator = 0.0 if running is None else used / elapsed / len(self.slots.client.cores)
         rss = running.child.memory_bytes()[0] if running else 0
-        results.add(cell, Sample(figures, cpu_s, foreign, rss))
+        results.add(cell, Sample(figures, cpu_s, foreign, generator, rss))
         self.say(
             f"round {number + 1}  {cell!s:60} {figures.per_second:>11,.1f}/s  p50 {figures.p50_ms:8.3f}  "
             f"p99 {figures.p99_ms:8.3f} ms  errors {figures.errors}  cpu {cpu_s / max(1, figures.requests) * 1e6:7.1f} us  "

@@ -17,7 +17,17 @@ def figures_table(results: Results) -> Table:
     table = Table(title="Medians of the rounds", title_justify="left")
     for name in ("model", "protocol", "generator", "at once", "server"):
         table.add_column(name, no_wrap=True)
-    for name in ("requests/s", "p50 ms", "p99 ms", "server CPU us", "requests/CPU s", "RSS MB", "errors", "others"):
+    for name in (
+        "requests/s",
+        "p50 ms",
+        "p99 ms",
+        "server CPU us",
+        "requests/CPU s",
+        "RSS MB",
+        "errors",
+        "others",
+        "generator",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     order = sorted(results.samples, key=lambda cell: (cell.model, cell.protocol, cell.generator, cell.concurrency))
     before = None
@@ -41,6 +51,7 @@ def figures_table(results: Results) -> Table:
             f"{value['rss_bytes'] / MB:.0f}" if value["rss_bytes"] else "-",
             f"{value['errors']:.0f}",
             f"{value['foreign']:.0%}",
+            f"{value['generator_share']:.0%}" if value["generator_share"] else "-",
         )
     return table
 
@@ -58,19 +69,20 @@ def starts_table(extras: Extras) -> Table:
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
     table = Table(title="Where it must get to", title_justify="left")
     table.add_column("ratio")
-    for name in ("asked", "measured"):
+    for name in ("asked", "measured", "by server CPU"):
         table.add_column(name, justify="right")
     table.add_column("", no_wrap=True)
     for verdict in verdicts:
         sign = "≥" if verdict.at_least else "≤"
         measured = "-" if math.isnan(verdict.measured) else f"{verdict.measured:.2f}{verdict.unit}"
         asked = f"{sign} {verdict.bound:g}{verdict.unit}"
-        table.add_row(verdict.text, asked, measured, _OUTCOMES[verdict.reached])
+        by_cpu = "" if math.isnan(verdict.by_cpu) else f"{verdict.by_cpu:.2f}{verdict.unit}"
+        table.add_row(verdict.text, asked, measured, by_cpu, _OUTCOMES[verdict.reached])
     return table
 
 
 def show(tables: Iterable[Table]) -> None:
-    console = Console(width=165)
+    console = Console(width=172)
     for table in tables:
         if table.row_count:
             console.print(table)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from tests.load.bench.cells import IN_PROCESS, LARGE_CONCURRENCY, LIBRARY, Results, Sample, median
+from tests.load.bench.cells import IN_PROCESS, LARGE_CONCURRENCY, LIBRARY, WORKER_LOAD, Results, Sample, median
 from tests.load.bench.generators import PERF_ANALYZER, VARIED
 from tests.load.bench.protocols import OIP_GRPC, TFS_GRPC, TYPED, V2_BINARY, V2_JSON
 
@@ -29,13 +29,15 @@ class Extras:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line of the end: `measured` is NaN where a cell of it was not measured."""
+    """One line of the end: `measured` is NaN where a cell of it was not measured, `by_cpu` where the servers' CPU
+    time says nothing of it."""
 
     text: str
     bound: float
     at_least: bool
     measured: float
     unit: str = "x"
+    by_cpu: float = math.nan
 
     @property
     def reached(self) -> bool | None:
@@ -58,7 +60,7 @@ def p50(sample: Sample) -> float:
     return sample.figures.p50_ms
 
 
-def judge(results: Results, extras: Extras) -> list[Verdict]:
+def judge(results: Results, extras: Extras, workers: Results | None = None) -> list[Verdict]:
     """Every ratio, in the order of the README."""
     return [
         *_grpc(results),
@@ -68,7 +70,15 @@ def judge(results: Results, extras: Extras) -> list[Verdict]:
         *_latency(results, extras),
         *_typed(results),
         *_footprint(extras),
+        *_workers(workers or Results()),
     ]
+
+
+def _rates(text: str, bound: float, ours: list[Sample], theirs: list[Sample]) -> Verdict:
+    """Requests per second of the one over the other's; and per CPU second of the servers, which other work on the machine
+    and a generator at its end hurt less."""
+    by_cpu = ratio(theirs, ours, lambda sample: sample.cpu_us)
+    return Verdict(text, bound, True, ratio(ours, theirs, rate), by_cpu=by_cpu)
 
 
 def _grpc(results: Results) -> list[Verdict]:
@@ -76,23 +86,22 @@ def _grpc(results: Results) -> list[Verdict]:
     for protocol, name in ((OIP_GRPC, "ModelInfer"), (TFS_GRPC, "Predict")):
         for model in ("mlp", "cnn"):
             ours = results.find("cornet", protocol, model, 64)
-            for peer, bound in (("triton", 3.0), ("aio", 10.0)):
-                quotient = ratio(ours, results.find(peer, OIP_GRPC, model, 64), rate)
-                label = {"triton": "Triton", "aio": "grpc.aio"}[peer]
-                verdicts.append(Verdict(f"gRPC {name}, {model}, 64: requests/s over {label}'s", bound, True, quotient))
-            alone = ratio(results.find("cornet", protocol, model, 1), results.find("triton", OIP_GRPC, model, 1), p50)
-            verdicts.append(Verdict(f"gRPC {name}, {model}, 1: p50 over Triton's", 1.0, False, alone))
+            for peer, label, bound in (("triton", "Triton", 3.0), ("aio", "grpc.aio", 10.0)):
+                theirs = results.find(peer, OIP_GRPC, model, 64)
+                verdicts.append(_rates(f"gRPC {name}, {model}, 64: requests/s over {label}'s", bound, ours, theirs))
+            alone = results.find("cornet", protocol, model, 1), results.find("triton", OIP_GRPC, model, 1)
+            verdicts.append(Verdict(f"gRPC {name}, {model}, 1: p50 over Triton's", 1.0, False, ratio(*alone, p50)))
     return verdicts
 
 
 def _rest(results: Results) -> list[Verdict]:
     asked = ((V2_JSON, "mlp", 2.0), (V2_JSON, "cnn", 2.0), (V2_BINARY, "cnn", 1.5))
     return [
-        Verdict(
+        _rates(
             f"REST {protocol}, {model}, 64: requests/s over Triton's",
             bound,
-            True,
-            ratio(results.find("cornet", protocol, model, 64), results.find("triton", protocol, model, 64), rate),
+            results.find("cornet", protocol, model, 64),
+            results.find("triton", protocol, model, 64),
         )
         for protocol, model, bound in asked
     ]
@@ -100,11 +109,11 @@ def _rest(results: Results) -> list[Verdict]:
 
 def _large(results: Results) -> list[Verdict]:
     verdicts = [
-        Verdict(
+        _rates(
             f"gRPC ModelInfer, {model}, 64: requests/s over Triton's",
             1.3,
-            True,
-            ratio(results.find("cornet", OIP_GRPC, model, 64), results.find("triton", OIP_GRPC, model, 64), rate),
+            results.find("cornet", OIP_GRPC, model, 64),
+            results.find("triton", OIP_GRPC, model, 64),
         )
         for model in ("lstm", "transformer")
     ]
@@ -115,24 +124,21 @@ def _large(results: Results) -> list[Verdict]:
 
 
 def _real_clients(results: Results) -> list[Verdict]:
-    names = ((VARIED, "headers that vary"), (PERF_ANALYZER, "perf_analyzer"))
     return [
-        Verdict(
+        _rates(
             f"gRPC ModelInfer, mlp, 64, {name}: requests/s over Triton's",
             2.0,
-            True,
-            ratio(
-                results.find("cornet", OIP_GRPC, "mlp", 64, how), results.find("triton", OIP_GRPC, "mlp", 64, how), rate
-            ),
+            results.find("cornet", OIP_GRPC, "mlp", 64, generator),
+            results.find("triton", OIP_GRPC, "mlp", 64, generator),
         )
-        for how, name in names
+        for generator, name in ((VARIED, "headers that vary"), (PERF_ANALYZER, "perf_analyzer"))
     ]
 
 
 def _latency(results: Results, extras: Extras) -> list[Verdict]:
     busy = results.find("cornet", OIP_GRPC, "mlp", 64)
     spread = median(sample.figures.p99_ms / sample.figures.p50_ms for sample in busy)
-    swapping = median(extras.swap_p99_ms) / median(extras.quiet_p99_ms)
+    swapping = median(swap / quiet for swap, quiet in zip(extras.swap_p99_ms, extras.quiet_p99_ms, strict=False))
     failed = math.nan if extras.swap_errors is None else float(extras.swap_errors)
     return [
         Verdict("gRPC ModelInfer, mlp, 64: p99 over p50", 2.0, False, spread),
@@ -145,11 +151,11 @@ def _typed(results: Results) -> list[Verdict]:
     model = "family-regressor"
     ours = results.find("cornet", TYPED, model, 64)
     return [
-        Verdict(
+        _rates(
             f"typed endpoint, 64: requests/s over plain BentoML's{name}",
             2.0,
-            True,
-            ratio(ours, results.find(peer, TYPED, model, 64), rate),
+            ours,
+            results.find(peer, TYPED, model, 64),
         )
         for peer, name in (("bento", ""), ("bento-batch", ", batchable"))
     ]
@@ -163,3 +169,13 @@ def _footprint(extras: Extras) -> list[Verdict]:
         Verdict("resident memory with the mlp, without the typed endpoints", 120.0, False, without, " MB"),
         Verdict("resident memory with the mlp, with the typed endpoints", 200.0, False, with_endpoints, " MB"),
     ]
+
+
+def _workers(workers: Results) -> list[Verdict]:
+    """Servers and generator share all cores: a second worker has only what the first and the generator leave."""
+    verdicts = []
+    for model, count in WORKER_LOAD.items():
+        one, two = (workers.find(server, OIP_GRPC, model, count) for server in ("cornet-1", "cornet-2"))
+        text = f"two workers over one, all cores shared with the generator, {model}: requests/s"
+        verdicts.append(Verdict(text, 1.0, True, ratio(two, one, rate)))
+    return verdicts

@@ -27,7 +27,7 @@ def test_what_is_compared_is_measured_one_after_the_other() -> None:
 
 
 def test_medians_stand_for_the_rounds_and_errors_add_up() -> None:
-    samples = [Sample(Figures(n, 1.0, 1, n / 10, n), 0.1, 0.0, n) for n in (100, 300, 200)]
+    samples = [Sample(Figures(n, 1.0, 1, n / 10, n), 0.1, 0.0, 0.0, n) for n in (100, 300, 200)]
     assert summary(samples)["per_second"] == 200
     assert summary(samples)["p50_ms"] == 20
     assert summary(samples)["errors"] == 3

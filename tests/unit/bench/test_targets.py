@@ -12,7 +12,9 @@ from tests.load.bench.targets import Extras, Verdict, judge, rate, ratio
 
 
 def sample(per_second: float, p50_ms: float = 1.0, p99_ms: float = 2.0) -> Sample:
-    return Sample(Figures(round(per_second), 1.0, 0, p50_ms, p99_ms), cpu_s=0.5, foreign=0.0, rss_bytes=1)
+    return Sample(
+        Figures(round(per_second), 1.0, 0, p50_ms, p99_ms), cpu_s=0.5, foreign=0.0, generator=0.5, rss_bytes=1
+    )
 
 
 def results(**rounds: list[Sample]) -> Results:
@@ -78,3 +80,18 @@ def test_cold_starts_and_memory_are_judged_from_what_was_measured_beside_the_cel
     assert cold.measured == pytest.approx(1.2 / 2.2)
     assert verdict(Results(), "resident memory with the mlp, without the typed endpoints", extras).reached is True
     assert verdict(Results(), "resident memory with the mlp, with the typed endpoints", extras).reached is False
+
+
+def test_a_rate_is_compared_per_cpu_second_as_well() -> None:
+    """Half the requests for the same CPU time cost twice as much, also where a generator at its end hides it."""
+    found = verdict(
+        results(cornet=[sample(800)], triton=[sample(200)]), "gRPC ModelInfer, mlp, 64: requests/s over Triton's"
+    )
+    assert found.by_cpu == pytest.approx(4.0)
+
+
+def test_two_workers_are_compared_with_one() -> None:
+    workers = results(**{"cornet-1": [sample(100)], "cornet-2": [sample(150)]})
+    text = "two workers over one, all cores shared with the generator, mlp: requests/s"
+    found = next(each for each in judge(Results(), Extras(), workers) if each.text == text)
+    assert (found.measured, found.reached) == (1.5, True)
