@@ -12,6 +12,9 @@ ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>
 LOCK := deploy/locks/dev-$(ACCELERATOR).txt
 INSTALLED := $(VENV)/.installed-$(ACCELERATOR)
 
+# Where npm notes what it has installed.
+GRPC_JS := tests/contract/grpc_js/node_modules/.package-lock.json
+
 # The first Python that is new enough.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
@@ -32,8 +35,12 @@ $(INSTALLED): $(LOCK) pyproject.toml
 demo: $(INSTALLED) ## Train, prove, export, serve and call all seven families (about four minutes)
 	$(BIN)/python -m training.demo
 
-test: $(INSTALLED) ## Run every test, fast ones first
+test: $(INSTALLED) $(if $(shell command -v npm),$(GRPC_JS)) ## Run every test, fast ones first
 	$(BIN)/python -m pytest
+
+# A gRPC client in another language; the test that asks it is skipped, and says so, where it cannot be installed.
+$(GRPC_JS): tests/contract/grpc_js/package-lock.json
+	@npm ci --prefix $(<D) --ignore-scripts --no-audit --no-fund --silent && touch $@ || echo "grpc-js is not installed"
 
 bench: $(INSTALLED) ## Compare with other servers on this machine and judge the ratios (two minutes: make bench ARGS=--quick)
 	$(BIN)/python -m tests.load.bench $(ARGS)
@@ -92,4 +99,5 @@ locks: $(INSTALLED) ## Resolve the dependencies of pyproject.toml again into dep
 clean: ## Remove .venv, caches, training runs and exports
 	rm -rf $(VENV) build runs .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 	find exported_models -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf tests/contract/grpc_js/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

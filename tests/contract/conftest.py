@@ -1,8 +1,9 @@
-"""One server in a subprocess for all contract tests, over toy models and a repository tests may read."""
+"""Servers in subprocesses for all contract tests, over toy models and a repository tests may read."""
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Empty, Queue
@@ -33,8 +34,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[ServerProcess]:
-    """Serves every toy model; of `offset` both versions, labelled `stable` (1) and `canary` (2)."""
+def models_file(repository: Path) -> Path:
+    """Names every toy model; of `offset` both versions, labelled `stable` (1) and `canary` (2)."""
     models = repository.parent / f"{repository.name}.toml"
     tables = [f'repository = "{repository}"']
     for folder in sorted(repository.iterdir()):
@@ -42,8 +43,34 @@ def server(repository: Path) -> Iterator[ServerProcess]:
         if folder.name == "offset":
             tables.append('versions = "all"\nlabels = { stable = 1, canary = 2 }')
     models.write_text("\n".join(tables), encoding="utf-8")
-    with ServerProcess(repository, "--models", str(models)) as running:
-        yield running
+    return models
+
+
+@pytest.fixture(scope="session")
+def servers(repository: Path, models_file: Path) -> Iterator[Callable[[str], ServerProcess]]:
+    """`servers(transport)`: one server per gRPC transport, started when it is first asked for."""
+    running: dict[str, ServerProcess] = {}
+    with ExitStack() as stack:
+
+        def get(transport: str) -> ServerProcess:
+            if transport not in running:
+                options = ("--models", str(models_file), "--grpc-transport", transport)
+                running[transport] = stack.enter_context(ServerProcess(repository, *options))
+            return running[transport]
+
+        yield get
+
+
+@pytest.fixture(scope="session")
+def server(servers: Callable[[str], ServerProcess]) -> ServerProcess:
+    """Serves every toy model."""
+    return servers("native")
+
+
+@pytest.fixture(scope="session", params=["native", "grpcio"])
+def grpc_server(request: pytest.FixtureRequest, servers: Callable[[str], ServerProcess]) -> ServerProcess:
+    """The same over each gRPC transport: what a client sees must not tell them apart."""
+    return servers(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ SERVICES = {
 
 
 @pytest.fixture(scope="module")
-def channel(server: ServerProcess) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(server.grpc_address) as channel:
+def channel(grpc_server: ServerProcess) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(grpc_server.grpc_address) as channel:
         yield channel
 
 

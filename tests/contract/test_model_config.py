@@ -9,6 +9,12 @@ import tritonclient.http
 from services.launch import ServerProcess
 
 
+@pytest.fixture(scope="module")
+def server(grpc_server: ServerProcess) -> ServerProcess:
+    """Over both gRPC transports."""
+    return grpc_server
+
+
 def over_grpc(server: ServerProcess, model: str, version: str = "") -> dict[str, Any]:
     with tritonclient.grpc.InferenceServerClient(server.grpc_address) as client:
         return client.get_model_config(model, version, as_json=True)["config"]

@@ -13,6 +13,12 @@ from services.launch import ServerProcess
 PHASES = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
+@pytest.fixture(scope="module")
+def server(grpc_server: ServerProcess) -> ServerProcess:
+    """Over both gRPC transports."""
+    return grpc_server
+
+
 def over_grpc(server: ServerProcess, model: str = "", version: str = "") -> list[dict[str, Any]]:
     with tritonclient.grpc.InferenceServerClient(server.grpc_address) as client:
         return client.get_inference_statistics(model, version, as_json=True)["model_stats"]

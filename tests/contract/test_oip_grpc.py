@@ -33,14 +33,14 @@ TYPED = {
 
 
 @pytest.fixture(scope="module")
-def client(server: ServerProcess) -> Iterator[triton.InferenceServerClient]:
-    with triton.InferenceServerClient(server.grpc_address) as client:
+def client(grpc_server: ServerProcess) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(grpc_server.grpc_address) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def stub(server: ServerProcess) -> Iterator[service_pb2_grpc.GRPCInferenceServiceStub]:
-    with grpc.insecure_channel(server.grpc_address) as channel:
+def stub(grpc_server: ServerProcess) -> Iterator[service_pb2_grpc.GRPCInferenceServiceStub]:
+    with grpc.insecure_channel(grpc_server.grpc_address) as channel:
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 

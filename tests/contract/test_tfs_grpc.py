@@ -23,8 +23,8 @@ UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 
 
 @pytest.fixture(scope="module")
-def channel(server: ServerProcess) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(server.grpc_address, options=UNLIMITED) as channel:
+def channel(grpc_server: ServerProcess) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(grpc_server.grpc_address, options=UNLIMITED) as channel:
         yield channel
 
 

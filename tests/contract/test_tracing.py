@@ -40,9 +40,11 @@ def infer(server: ServerProcess, request: object, *metadata: tuple[str, str]) ->
         return dict(call.trailing_metadata())
 
 
-def test_a_grpc_client_gets_its_request_id_back_with_the_error(server: ServerProcess):
-    assert infer(server, ModelInferRequest(model_name="nobody"), ("x-request-id", "job-9"))["x-request-id"] == "job-9"
+def test_a_grpc_client_gets_its_request_id_back_with_the_error(grpc_server: ServerProcess):
+    assert (
+        infer(grpc_server, ModelInferRequest(model_name="nobody"), ("x-request-id", "job-9"))["x-request-id"] == "job-9"
+    )
 
 
-def test_a_grpc_client_without_an_id_is_given_one(server: ServerProcess):
-    assert infer(server, ModelInferRequest(model_name="nobody"))["x-request-id"]
+def test_a_grpc_client_without_an_id_is_given_one(grpc_server: ServerProcess):
+    assert infer(grpc_server, ModelInferRequest(model_name="nobody"))["x-request-id"]
