@@ -95,6 +95,10 @@ def merged(parts: Iterable[Part], *, started: float) -> Tables:
     for key, (rows, requests) in depths.items():
         batch = tables.batches[key]
         batch.depth, batch.waiting = partial(int, rows), partial(int, requests)
+    if tables.states:
+        # A successor still has what its predecessor counted of versions that have been forgotten since.
+        for key in [key for key in tables.batches if VersionKey(key.model, key.version) not in tables.states]:
+            del tables.batches[key]
     return tables
 
 

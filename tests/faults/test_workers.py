@@ -267,8 +267,8 @@ def _processes(server: ServerProcess) -> list[str]:
 
 def test_sigterm_drains_both_workers_without_a_failed_request(tmp_path: Path) -> None:
     testing.write_half_plus_two(tmp_path / "half_plus_two" / "1")
-    testing.write_slow(tmp_path / "slow" / "1", width=1024, depth=48)
-    rows = [[0.5] * 1024] * 48
+    testing.write_slow(tmp_path / "slow" / "1", width=1024, depth=24)
+    rows = [[0.5] * 1024] * 64
     with ServerProcess(tmp_path, "--workers", "2", "--no-typed-endpoints") as server:
         found = connections(server)
         with ThreadPoolExecutor(2) as pool:
@@ -283,7 +283,7 @@ def test_sigterm_drains_both_workers_without_a_failed_request(tmp_path: Path) ->
         close(found)
 
     assert status == 0
-    assert [len(output) for output in outputs] == [48, 48]
+    assert [len(output) for output in outputs] == [64, 64]
     assert [line["event"] for line in server.log if line.get("logger") == "cornet.supervisor"][-2:] == [
         "draining",
         "stopped",

@@ -139,6 +139,17 @@ def test_a_dead_worker_s_versions_and_loads_are_not_shown() -> None:
     assert (tables.states, tables.loads, tables.batches[BATCHER].depth()) == ({}, {}, 0)
 
 
+def test_a_version_that_no_living_worker_knows_is_forgotten() -> None:
+    successor = Metrics(gpus=False)
+    absorb(successor.tables, sent(process()))
+    successor.track_version("m", 2, "AVAILABLE")
+    other = process()
+
+    assert BATCHER in live(successor, other).batches
+    other.forget_version("m", 1)
+    assert BATCHER not in live(successor, other).batches
+
+
 def test_workers_that_differ_in_a_version_s_state_are_both_on_the_page() -> None:
     one, other = process(), process()
     other.track_version("m", 1, "UNLOADING")
