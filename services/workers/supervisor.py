@@ -26,6 +26,9 @@ from services.workers.plan import Plan
 _COLLECT_S = 1.0
 """How long a scrape waits for a worker."""
 
+_REMEMBER_S = 2.0
+"""Pause between snapshots that nobody has asked for: what a worker counted in it is lost where it is killed."""
+
 _HOPELESS = 5
 """Failed starts in a row, of every worker, after which the supervisor gives up."""
 
@@ -81,6 +84,7 @@ class Supervisor:
         stopping = asyncio.create_task(self._stopping.wait())
         keeping = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
         ready = asyncio.create_task(self._announce())
+        remembering = asyncio.create_task(self._remember())
         try:
             await asyncio.wait((stopping, *keeping), return_when=asyncio.FIRST_COMPLETED)
             if self._stopping.is_set():
@@ -88,6 +92,7 @@ class Supervisor:
         finally:
             self._stopping.set()
             ready.cancel()
+            remembering.cancel()
             await self._stop_all()
             failures = [
                 result for result in await asyncio.gather(*keeping, return_exceptions=True) if result is not None
@@ -174,6 +179,14 @@ class Supervisor:
 
     def _store(self, slot: Slot, snapshot: bytes) -> None:
         slot.snapshot, slot.current = snapshot, True
+
+    async def _remember(self) -> None:
+        """Have a recent snapshot of each worker, whether or not somebody scrapes."""
+        while True:
+            await asyncio.sleep(_REMEMBER_S)
+            for slot in self._slots:
+                if slot.child is not None and slot.child.ready_at is not None:
+                    slot.child.ask()
 
     async def _collect(self, asker: Slot, child: Child, number: int) -> None:
         """Answer a scrape: each of the others' snapshots, fresh where it comes in time."""
