@@ -38,6 +38,7 @@ class Context:
         self.compression = compression
         self.connections: set[Connection] = set()
         self.deadlines = Deadlines(clock, self.connections)
+        self.stopping = False
         self.emptied: asyncio.Event | None = None
         self._receiving_bytes = 0
 

@@ -109,7 +109,7 @@ class Lifetime:
     def _check_silence(self, now: float) -> None:
         limits = self._connection.context.limits
         connection = self._connection
-        if connection.heard:
+        if connection.heard or connection.sender.paused:  # nothing may be read while the client reads nothing
             connection.heard = False
             self._heard_at = now
             self._pinged_at = inf

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from services.errors import InvalidArgument
+from services.frontends.grpc.http2.frames import INITIAL_WINDOW
+
 MIB = 2**20
 
 
@@ -29,7 +32,7 @@ class Limits:
     """The same over all streams of a connection."""
     max_receiving_bytes: int = 4096 * MIB
     """Bytes of unfinished requests held at once, over all connections of a server; more is RESOURCE_EXHAUSTED."""
-    max_sending_bytes: int = 4096 * MIB
+    max_sending_bytes: int = 1024 * MIB
     """Bytes of answers that wait for one connection's windows; one answer may always wait, more is RESOURCE_EXHAUSTED."""
     max_unread_bytes: int = 4 * MIB
     """Bytes a client may leave in our socket's buffer before nothing more is read from it."""
@@ -70,3 +73,10 @@ class Limits:
     """How long its streams then have before they are cancelled."""
     linger_s: float = 1.0
     """How long a connection that was ended for an error is read, so that its GOAWAY arrives."""
+
+    def __post_init__(self) -> None:
+        if self.connection_window_bytes < INITIAL_WINDOW:
+            raise InvalidArgument(
+                f"Expected connection_window_bytes of {INITIAL_WINDOW} at least, which every client may send. "
+                f"Received: {self.connection_window_bytes}."
+            )

@@ -13,7 +13,7 @@ from services.frontends.grpc.http2.context import Context
 from services.frontends.grpc.http2.frames import ConnectionFault
 from services.frontends.grpc.http2.limits import Limits
 from services.frontends.grpc.http2.messages import check_encoding
-from services.frontends.grpc.http2.streaming import StreamingCall
+from services.frontends.grpc.http2.streaming import STOPPING, StreamingCall
 from services.frontends.grpc.listeners import listen, listen_unix
 from services.frontends.grpc.options import GrpcOptions
 from services.frontends.grpc.tls import server_context
@@ -91,6 +91,7 @@ class NativeServer:
         if not self._listeners:
             return
         loop = asyncio.get_running_loop()
+        self._context.stopping = True
         for listener in self._listeners:
             listener.close()
         if self._options.socket_path is not None:
@@ -98,10 +99,10 @@ class NativeServer:
         for connection in list(self._context.connections):
             connection.lifetime.drain(loop.time())
             for stream in [it for it in connection.streams.values() if isinstance(it, StreamingCall)]:
-                stream.abort(ShuttingDown("The server is shutting down."))
+                stream.abort(ShuttingDown(STOPPING))
         await self._emptied(grace_s)
         for connection in list(self._context.connections):
-            connection.abort_streams(ShuttingDown("The server is shutting down."))
+            connection.abort_streams(ShuttingDown(STOPPING))
             connection.lifetime.drained()
         await self._emptied(_CLOSE_S)
         for connection in list(self._context.connections):

@@ -15,7 +15,10 @@ from services.frontends.grpc.http2.messages import PREFIX_BYTES
 from services.frontends.grpc.http2.status import trailers
 
 if TYPE_CHECKING:
-    from services.frontends.grpc.http2.connection import Connection
+    from services.frontends.grpc.http2.streams import Streams
+
+
+STOPPING = "The server is shutting down."
 
 
 class StreamingCall:
@@ -43,7 +46,7 @@ class StreamingCall:
     )
 
     def __init__(
-        self, connection: "Connection", sid: int, head: Head, method: StreamMethod, deadline: float | None
+        self, connection: "Streams", sid: int, head: Head, method: StreamMethod, deadline: float | None
     ) -> None:
         self._connection = connection
         self.sid = sid

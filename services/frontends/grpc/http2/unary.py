@@ -6,13 +6,22 @@ from typing import TYPE_CHECKING
 from services.errors import CornetError, DeadlineExceeded, Internal, PayloadTooLarge, Unimplemented
 from services.frontends.grpc.call import Call, UnaryMethod
 from services.frontends.grpc.http2 import messages
-from services.frontends.grpc.http2.frames import CANCEL, FLOW_CONTROL_ERROR, PROTOCOL_ERROR, StreamFault
+from services.frontends.grpc.http2.frames import (
+    CANCEL,
+    FLOW_CONTROL_ERROR,
+    INTERNAL_ERROR,
+    PROTOCOL_ERROR,
+    StreamFault,
+)
 from services.frontends.grpc.http2.headers import Head
 from services.frontends.grpc.http2.messages import PREFIX_BYTES
 from services.telemetry.exchange import REQUEST_ID, new_request_id
+from services.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from services.frontends.grpc.http2.connection import Connection
+    from services.frontends.grpc.http2.streams import Streams
+
+_log = get_logger("cornet.grpc")
 
 UNKNOWN_SIZE = -1
 OFFLOADED_BYTES = 2**16
@@ -27,7 +36,7 @@ class Receiving:
         *("backlog", "pending", "queued", "remote_closed", "send_window", "sid", "tail", "waits"),
     )
 
-    def __init__(self, connection: "Connection", sid: int, head: Head, deadline: float | None) -> None:
+    def __init__(self, connection: "Streams", sid: int, head: Head, deadline: float | None) -> None:
         self._connection = connection
         self.sid = sid
         self.head = head
@@ -139,7 +148,7 @@ class NativeCall(Call):
 
     def __init__(
         self,
-        connection: "Connection",
+        connection: "Streams",
         sid: int,
         send_window: int,
         head: Head,
@@ -188,6 +197,13 @@ class NativeCall(Call):
         return self._request_id
 
     def _send(self, data: bytes) -> None:
+        try:
+            self._answer(data)
+        except Exception as error:  # noqa: BLE001 - logged; the call has no other end left
+            _log.error("an answer could not be sent", cause=error)
+            self._connection.sender.reset(self, INTERNAL_ERROR)
+
+    def _answer(self, data: bytes) -> None:
         connection = self._connection
         sender, compression = connection.sender, connection.context.compression
         if sender.backlog and sender.backlog + len(data) > connection.context.limits.max_sending_bytes:
