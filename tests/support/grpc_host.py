@@ -71,7 +71,7 @@ class Methods:
         call.reply(bytes(data))
 
     def Fail(self, data: bytes, call: Call) -> None:
-        raise InvalidArgument(bytes(data).decode())
+        raise InvalidArgument(bytes(data).decode(errors="replace"))
 
     def Crash(self, data: bytes, call: Call) -> None:
         raise RuntimeError("/secret/path")
@@ -101,7 +101,10 @@ class Methods:
 
     async def Count(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """`<count> <size>`: so many messages of so many bytes."""
-        count, size = map(int, bytes(await anext(requests)).split())
+        try:
+            count, size = map(int, bytes(await anext(requests, b"")).split())
+        except ValueError:
+            raise InvalidArgument("expected '<count> <size>'") from None
         for _ in range(count):
             yield bytes(size)
             self.produced += 1

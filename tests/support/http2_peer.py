@@ -10,6 +10,7 @@ reads, unless told otherwise. What the server sends is parsed by hyperframe and 
 wait is longer than `TIMEOUT_S`.
 """
 
+import contextlib
 import itertools
 import socket
 import ssl
@@ -124,6 +125,11 @@ class Peer:
         except (ConnectionError, ssl.SSLError):
             return False
         return True
+
+    def hang_up(self) -> None:
+        """Close our side: no more will come."""
+        with contextlib.suppress(OSError):  # the server may have been quicker
+            self.socket.shutdown(socket.SHUT_WR)
 
     # Calls
 

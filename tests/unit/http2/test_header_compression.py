@@ -6,38 +6,8 @@ from collections.abc import Iterator
 import http2_frames as h2
 import pytest
 from hpack.huffman_table import decode_huffman
+from hpack_blocks import INDEXING, NEVER_INDEXED, NOT_INDEXED, RESIZE, indexed, integer, literal, text
 from http2_peer import Peer, request_fields
-
-NOT_INDEXED, NEVER_INDEXED, INDEXED, INDEXING, RESIZE = (4, 0x00), (4, 0x10), (7, 0x80), (6, 0x40), (5, 0x20)
-
-
-def integer(value: int, kind: tuple[int, int]) -> bytes:
-    """RFC 7541, 5.1, with a prefix of `kind[0]` bits below the bits `kind[1]`."""
-    bits, first = kind
-    most = (1 << bits) - 1
-    if value < most:
-        return bytes((first | value,))
-    out, value = [first | most], value - most
-    while value >= 128:
-        out.append(value % 128 + 128)
-        value //= 128
-    return bytes((*out, value))
-
-
-def text(data: bytes, *, huffman: bool = False) -> bytes:
-    return integer(len(data), (7, 0x80 if huffman else 0)) + data
-
-
-def literal(name: bytes | int, value: bytes, kind: tuple[int, int] = NOT_INDEXED) -> bytes:
-    """A field by the name, or by the index of the name."""
-    if isinstance(name, int):
-        return integer(name, kind) + text(value)
-    return integer(0, kind) + text(name) + text(value)
-
-
-def indexed(position: int) -> bytes:
-    return integer(position, INDEXED)
-
 
 BASE = (
     indexed(3)  # :method POST
