@@ -1,7 +1,11 @@
 """One ONNX file of the function a model is served by.
 
-tf2onnx converts it, after its variables and captured constants were folded in. Inputs and outputs get the signature's
-order, and a name for each free axis.
+tf2onnx converts it, after its variables and captured constants were folded in; `training.onnx_rewrites` shortens what it
+wrote. Inputs and outputs get the signature's order, and a name for each free axis.
+
+The file holds operations of ONNX's own domain alone, so that any runtime reads it. What ONNX Runtime's offline passes would
+add are the fusions it makes at load anyway (`FusedGemm`, `FusedConv`), which only ONNX Runtime reads; measured on the
+families, they changed no latency, and `MultiHeadAttention` for the transformer's attention gained at most 5 % on a CPU.
 """
 
 from collections.abc import Sequence
@@ -13,6 +17,7 @@ import numpy as np
 from services.errors import CornetError, FailedPrecondition, InvalidArgument
 from services.tensors import DYNAMIC, Signature, TensorSpec
 from training.formats import quiet
+from training.onnx_rewrites import rewrite
 
 if TYPE_CHECKING:
     import keras
@@ -40,6 +45,7 @@ def write_onnx(path: Path, model: "keras.Model", function: Any, signature: Signa
         reason = (str(error).splitlines() or [""])[0][:300]
         raise FailedPrecondition(f"tf2onnx cannot convert the model: {type(error).__name__}: {reason}") from error
     _check_operations(proto)
+    rewrite(proto)
     _order(proto.graph.input, signature.inputs)
     _order(proto.graph.output, signature.outputs)
     proto.graph.name = name
