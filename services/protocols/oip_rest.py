@@ -6,7 +6,7 @@ parsers choke on, KServe writes null, which makes NaN and both infinities one. B
 Sources: the Open Inference Protocol's REST API, and Triton's binary tensor data extension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,21 +16,34 @@ import orjson
 from services.engine.request import InferenceResponse
 from services.errors import InvalidArgument
 from services.protocols.json_arrays import finite_text, string_values
+from services.protocols.json_rows import row_texts
 from services.protocols.oip_raw import encode_raw
-from services.protocols.oip_rest_request import Infer, decode_infer, decode_raw_infer
+from services.protocols.oip_rest_request import (
+    Infer,
+    PackedForm,
+    decode_infer,
+    decode_raw_infer,
+    packed_binary,
+    packed_json,
+)
+from services.protocols.wire import around_rows
 from services.tensors import DYNAMIC, Signature, TensorSpec, dtype_of
 
 __all__ = [
     "Infer",
+    "PackedForm",
     "decode_infer",
     "decode_raw_infer",
+    "encode_packed",
+    "packed_binary",
+    "packed_json",
     "encode_infer",
     "encode_model_metadata",
     "encode_server_metadata",
 ]
 
 
-def encode_infer(response: InferenceResponse, infer: Infer) -> tuple[list[bytes], int | None]:
+def encode_infer(response: InferenceResponse, infer: Infer | PackedForm) -> tuple[list[bytes], int | None]:
     """The answer's body in parts, and the length of its JSON where binary tensors follow.
 
     Raises InvalidArgument for an output that JSON cannot carry.
@@ -52,6 +65,50 @@ def encode_infer(response: InferenceResponse, infer: Infer) -> tuple[list[bytes]
     head.append(b"]}")
     text = b"".join(head)
     return [text, *parts], len(text) if any_binary else None
+
+
+def encode_packed(
+    model: str, version: int, outputs: Mapping[str, np.ndarray], form: PackedForm, rows: int, firsts: Sequence[int]
+) -> tuple[list[bytes], int | None] | None:
+    """What `encode_infer` would say to each of several requests of one form, in one go: their answers, and the length of
+    each one's JSON where binary tensors follow. A request has `rows` rows of every output, from its entry of `firsts` on.
+
+    None where the answers mix both ways of writing, or JSON cannot carry them: then each is encoded by itself.
+    """
+    binary = [form.binary.get(name, form.binary_default) for name in outputs]
+    arrays = list(outputs.values())
+    if any(binary) and not all(binary):
+        return None
+    texts = [b'{"id":%b,' % orjson.dumps(form.id) if form.id else b"{"]
+    texts[0] += _model_text(model, version)
+    if all(binary):
+        if any(array.dtype.kind not in "iufb" for array in arrays):
+            return None
+        parts = [
+            _output_text(name, dtype_of(array).oip, (rows, *array.shape[1:]))
+            + b',"parameters":{"binary_data_size":%d}}' % (array.nbytes // len(array) * rows)
+            for name, array in outputs.items()
+        ]
+        text = texts[0] + b",".join(parts) + b"]}"
+        return around_rows([text, *[b""] * len(arrays)], arrays, rows, firsts), len(text)
+    columns = []
+    for array in arrays:
+        column = row_texts(array)
+        if column is None:
+            return None
+        columns.append(column)
+    for name, array in outputs.items():
+        texts[-1] += _output_text(name, dtype_of(array).oip, (rows, *array.shape[1:])) + b',"data":['
+        texts.append(b"]},")
+    texts[-1] = b"]}]}"
+    answers = []
+    for first in firsts:
+        answer = texts[0]
+        for text, column in zip(texts[1:], columns, strict=True):
+            answer += column[first] if rows == 1 else b",".join(column[first : first + rows])
+            answer += text
+        answers.append(answer)
+    return answers, None
 
 
 def encode_server_metadata(name: str, version: str, extensions: Sequence[str]) -> bytes:

@@ -123,6 +123,72 @@ def decode_raw_infer(body: bytes, signature: Signature, *, model: str, version: 
     return Infer(request, binary_default=True)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedForm:
+    """What requests of one text ask that differ in the values of their one tensor alone."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    count: int
+    outputs: tuple[str, ...]
+    id: str
+    binary: Mapping[str, bool]
+    binary_default: bool
+
+
+def packed_json(body: bytes) -> tuple[PackedForm, list[Any]] | None:
+    """A JSON request whose text is known, and its values, unchecked and flat; None for what is to be decoded as a whole."""
+    start = body.find(b"[", body.find(b'"data"'))
+    end = body.find(b"}", start)
+    if not 0 < start < end or start + len(body) - end > _LONGEST_FORM:
+        return None
+    form = _packed_around(body[:start], body[end:])
+    if form is None:
+        return None
+    try:
+        flat = flatten(orjson.loads(memoryview(body)[start:end]))
+    except orjson.JSONDecodeError:
+        return None
+    return None if flat is None or len(flat[0]) != form.count else (form, flat[0])
+
+
+def packed_binary(body: bytes, header_length: int) -> tuple[PackedForm, bytes] | None:
+    """The same of a request with one binary tensor: the tensor's bytes."""
+    form = _packed_behind(body[:header_length]) if header_length <= _LONGEST_FORM else None
+    if form is None or len(body) - header_length != form.count * form.dtype.itemsize:
+        return None
+    return form, body[header_length:]
+
+
+@lru_cache(_FORMS)
+def _packed_around(before: bytes, behind: bytes) -> PackedForm | None:
+    form = _form_around(before, behind)
+    return None if form is None else _packed(form)
+
+
+@lru_cache(_FORMS)
+def _packed_behind(head: bytes) -> PackedForm | None:
+    try:
+        form = _read(head)
+    except InvalidArgument:
+        return None
+    [slot, *more] = form.inputs or (None,)
+    if more or slot is None or slot.size != slot.count * slot.dtype.itemsize:
+        return None
+    return _packed(form)
+
+
+def _packed(form: _Form) -> PackedForm | None:
+    """Not where a time limit counts from each request, nor for types whose bytes are not their values."""
+    [slot] = form.inputs
+    if form.timeout_us or slot.dtype.numpy.kind not in "iuf" or not slot.count:
+        return None
+    return PackedForm(
+        slot.name, slot.dtype, slot.shape, slot.count, form.outputs, form.id, form.binary, form.binary_default
+    )
+
+
 def _understood(body: bytes, header_length: int | None) -> tuple[_Form, Any]:
     """The request's form, and the JSON values of its only input where the form was found by the text around them."""
     if header_length is not None:

@@ -11,6 +11,9 @@ Source: tensorflow_serving/util/json_tensor.h and g3doc/api_rest.md; the message
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from secrets import token_hex
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +23,22 @@ from services import errors
 from services.errors import CornetError, InvalidArgument
 from services.protocols.json_arrays import flatten, is_finite, number_text, string_values, to_array
 from services.protocols.json_explain import explain_rows, explain_tensor, is_record
+from services.protocols.json_rows import row_texts
 from services.protocols.json_text import describe, parse_object
 from services.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
 _BYTES_SUFFIX = "_bytes"
+_LONGEST_FORM = 512
+"""Bytes of text around the values that a form is found by."""
+_VALUES = [token_hex(16)]
+_VALUES_TEXT = orjson.dumps(_VALUES)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowsForm:
+    """What bodies of one text ask that differ in the values of their `instances` alone."""
+
+    signature_name: str
 
 
 class Predict(NamedTuple):
@@ -44,6 +59,34 @@ def parse_predict(body: bytes) -> tuple[dict[str, Any], str]:
             f"JSON Value: {describe(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
     return document, name or DEFAULT_SIGNATURE
+
+
+def packed_rows(body: bytes) -> tuple[RowsForm, list[Any], tuple[int, ...]] | None:
+    """A body of plain rows whose text is known: their values, unchecked and flat, and their shape; None for any other."""
+    start, end = body.find(b"["), body.rfind(b"]") + 1
+    if not 0 < start < end or start + len(body) - end > _LONGEST_FORM or body.find(b"{", start, end) >= 0:
+        return None
+    form = _form_around(body[:start], body[end:])
+    if form is None:
+        return None
+    try:
+        flat = flatten(orjson.loads(memoryview(body)[start:end]))
+    except orjson.JSONDecodeError:
+        return None
+    return None if flat is None else (form, *flat)
+
+
+@lru_cache(512)
+def _form_around(before: bytes, behind: bytes) -> RowsForm | None:
+    """The form of a body with any JSON list between, which is its `instances`; None where it is not.
+
+    Where a value that nobody else writes is read back as the instances, so is any other value in its place.
+    """
+    try:
+        document, signature_name = parse_predict(before + _VALUES_TEXT + behind)
+    except InvalidArgument:
+        return None
+    return RowsForm(signature_name) if document.get("instances") == _VALUES and "inputs" not in document else None
 
 
 def unknown_signature(name: str, known: Iterable[str]) -> InvalidArgument:
@@ -83,6 +126,28 @@ def encode_predict(outputs: Mapping[str, np.ndarray], *, row_format: bool) -> by
         return b'{"outputs":' + b"".join(_text(name, array) for name, array in outputs.items()) + b"}"
     parts = [orjson.dumps(name) + b":" + _text(name, array) for name, array in outputs.items()]
     return b'{"outputs":{' + b",".join(parts) + b"}}"
+
+
+def encode_packed(outputs: Mapping[str, np.ndarray], rows: int, firsts: Sequence[int]) -> list[bytes] | None:
+    """What `encode_predict` would say, in row format, to each of several requests, in one go; see `row_texts` for None.
+
+    A request has `rows` rows of every output, from its entry of `firsts` on.
+    """
+    values: list[bytes] = []
+    for name, array in outputs.items():
+        texts = row_texts(array) if array.ndim <= 2 else None
+        if texts is None:
+            return None
+        if array.ndim == 2:
+            texts = [b"[%b]" % text for text in texts]
+        if len(outputs) > 1:
+            key = orjson.dumps(name)
+            texts = [b"%b:%b" % (key, text) for text in texts]
+            texts = [b"%b,%b" % pair for pair in zip(values, texts, strict=True)] if values else texts
+        values = texts
+    if len(outputs) > 1:
+        values = [b"{%b}" % text for text in values]
+    return [b'{"predictions":[%b]}' % b",".join(values[first : first + rows]) for first in firsts]
 
 
 def encode_status(statuses: Iterable[tuple[int, str, CornetError | None]]) -> bytes:

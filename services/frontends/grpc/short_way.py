@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, TypeAlias
 
-from services import errors
 from services.engine.engine import Engine
 from services.engine.lanes import Lane, LaneTicket, PackedRun
 from services.engine.merging import Arrays
@@ -18,6 +17,7 @@ from services.engine.request import InferenceRequest, InferenceResponse, Outcome
 from services.engine.scheduling import Identity
 from services.errors import CornetError
 from services.frontends.grpc.call import Call
+from services.frontends.runs import count_run
 from services.protocols.forms import Form, Forms, Locate
 from services.protocols.wire import around_rows
 
@@ -108,28 +108,10 @@ class ShortWay(ABC):
                 self.settle(call, ticket, run.response(ticket, first))
             return
         answers = self.encode_rows(run, texts, lane.rows, firsts, takers)
-        self.count(run, takers, run.waits_of(tickets), answers, inferred_at)
+        clock, method, waited_s = self._engine.clock, takers[0].method, run.waits_of(tickets)
+        count_run(self._metrics, clock, method.protocol, method.name, run, takers, waited_s, answers, inferred_at)
         for call, answer in zip(takers, answers, strict=True):
             call.reply_counted(answer)
-
-    def count(
-        self,
-        run: PackedRun,
-        calls: Sequence[Call],
-        waited_s: Sequence[float],
-        answers: Sequence[bytes],
-        inferred_at: float,
-    ) -> None:
-        """Do for all the calls of a run what `Exchange.finish` does for one. Each was decoded when its wait began."""
-        identity, method, metrics = run.identity, calls[0].method, self._metrics
-        key = (method.protocol, method.name, identity.model, identity.version, errors.OK)
-        series = metrics.series.get(key) or metrics.admit(*key)
-        ended_at = perf_counter()
-        dispatched_at = run.dispatched + ended_at - self._engine.clock()  # the engine's clock may be another one
-        arrived_at = [call.started_at for call in calls]
-        series.count_run(arrived_at, waited_s, dispatched_at, inferred_at, ended_at, run.seconds)
-        series.received_bytes += sum([call.received_bytes for call in calls])
-        series.sent_bytes += sum(map(len, answers))
 
     def settle(self, taker: Call, ticket: LaneTicket, outcome: Outcome) -> None:
         taker.decoded_at = ticket.enqueued + perf_counter() - self._engine.clock()

@@ -50,27 +50,18 @@ class _NobodyWaits:
         """The app's `receive`, which uvicorn would wake here."""
 
 
-class DirectCall:
+class DirectCall(Exchange):
     """One request and the one answer it gets. It stands where uvicorn keeps its own cycle, and has what uvicorn looks at:
     `response_complete`, `disconnected`, `keep_alive` and `message_event`.
     """
 
-    __slots__ = (
-        "_body",
-        "_carrier",
-        "_encode",
-        "_engine",
-        "_exchange",
-        "_headers",
-        "_parts",
-        "_path",
-        "_pending",
-        "_route",
-        "disconnected",
-        "keep_alive",
-        "response_complete",
-    )
     message_event = _NobodyWaits()
+    body = b""
+    keep_alive = True
+    disconnected = False
+    response_complete = False
+    headers: Mapping[bytes, bytes]
+    _pending: Pending | None = None
 
     def __init__(
         self,
@@ -82,37 +73,32 @@ class DirectCall:
         parts: Mapping[str, str],
         headers: Mapping[bytes, bytes],
     ) -> None:
+        super().__init__(metrics, route.protocol, route.name, headers)
+        self.model = parts["model"]
+        self.path = path
+        self.parts = parts
         self._carrier = carrier
         self._engine = engine
         self._route = route
-        self._path = path
-        self._parts = parts
-        self._headers = headers
-        self._exchange = exchange = Exchange(metrics, route.protocol, route.name, headers)
-        exchange.model = parts["model"]
-        self._body = b""
-        self._pending: Pending | None = None
-        self._encode: Callable[[InferenceResponse], Response] | None = None
-        self.keep_alive = True
-        self.disconnected = False
-        self.response_complete = False
 
     def add(self, data: bytes) -> None:
         """More of the body; its length was found to be short before the first of it came."""
-        self._body = self._body + data if self._body else data
+        self.body = self.body + data if self.body else data
 
     def serve(self) -> None:
         """The body is whole: have it decoded and computed."""
-        exchange = self._exchange
-        exchange.received_bytes = len(self._body)
+        self.received_bytes = len(self.body)
+        route = self._route
         try:
-            inference = at_once(
-                self._route.handler(Request("POST", self._path, self._parts, self._headers, self._body))
-            )
-            self._encode = inference.encode
-            exchange.decoded(exchange.model)
-            exchange.request = inference.request
-            self._pending = self._engine.submit(inference.request, self._done)
+            if route.short_way is not None:
+                self._pending = route.short_way.enter(self)
+                if self._pending is not None:
+                    return
+            inference = at_once(route.handler(Request("POST", self.path, self.parts, self.headers, self.body)))
+            self.decoded(self.model)
+            self.request = inference.request
+            encode = inference.encode
+            self._pending = self._engine.submit(inference.request, lambda outcome: self.answer(outcome, encode))
         except Exception as error:  # noqa: BLE001 - the edge: the client gets an answer and the log the cause
             self._refuse(to_cornet(error))
 
@@ -121,66 +107,75 @@ class DirectCall:
         if self._pending is not None:
             self._pending.cancel()
         else:
-            self._exchange.finish(errors.CANCELLED)
+            self.finish(errors.CANCELLED)
 
-    def _done(self, outcome: Outcome) -> None:
+    def answer(self, outcome: Outcome, encode: Callable[[InferenceResponse], Response]) -> None:
+        """Answer with what the engine made of the request. Never raises: the engine's callbacks must not."""
+        if self.response_complete:
+            return
         if self.disconnected:
-            self._exchange.finish(errors.CANCELLED)
+            self.finish(errors.CANCELLED)
             return
         if isinstance(outcome, CornetError):
             self._refuse(outcome)
             return
-        self._exchange.inferred(outcome, outcome.version)
-        if sum(array.nbytes for array in outcome.outputs.values()) >= THREAD_FROM_BYTES:
-            self._carrier.spawn(self._finish_slowly(outcome, None))
+        self.inferred(outcome, outcome.version)
+        if sum([array.nbytes for array in outcome.outputs.values()]) >= THREAD_FROM_BYTES:
+            self._carrier.spawn(self._finish_slowly(outcome, encode, None))
             return
         try:
-            response = self._encoded(outcome)
+            response = encode(outcome)
         except Exception as error:  # noqa: BLE001 - as above
             self._refuse(to_cornet(error))
             return
-        if response.compressible and len(response.body) >= COMPRESS_FROM_BYTES and b"accept-encoding" in self._headers:
-            self._carrier.spawn(self._finish_slowly(outcome, response))
+        if response.compressible and len(response.body) >= COMPRESS_FROM_BYTES and b"accept-encoding" in self.headers:
+            self._carrier.spawn(self._finish_slowly(outcome, encode, response))
             return
         self._send(errors.OK, response)
 
-    async def _finish_slowly(self, outcome: InferenceResponse, response: Response | None) -> None:
+    def reply_counted(self, body: bytes, lines: bytes) -> None:
+        """Answer a request that was counted with others of its run; `lines` are the headers that say what the body is."""
+        if not self.disconnected:
+            self._carry(STATUS_LINE[200], lines, body)
+
+    async def _finish_slowly(
+        self,
+        outcome: InferenceResponse,
+        encode: Callable[[InferenceResponse], Response],
+        response: Response | None,
+    ) -> None:
         """Encode and compress as the dispatcher does: what takes long, in a thread."""
         try:
             if response is None:
                 size = sum(array.nbytes for array in outcome.outputs.values())
-                response = await offload(size, self._encoded, outcome)
-            if response.compressible and b"accept-encoding" in self._headers:
-                response = await compressed(response, self._headers[b"accept-encoding"])
+                response = await offload(size, encode, outcome)
+            if response.compressible and b"accept-encoding" in self.headers:
+                response = await compressed(response, self.headers[b"accept-encoding"])
         except Exception as error:  # noqa: BLE001 - as above
             self._refuse(to_cornet(error))
         else:
             self._send(errors.OK, response)
 
-    def _encoded(self, outcome: InferenceResponse) -> Response:
-        assert self._encode is not None  # noqa: S101 - an outcome comes after the request was decoded
-        return self._encode(outcome)
-
     def _refuse(self, error: CornetError) -> None:
-        self._exchange.report(error)
+        self.report(error)
         self._send(error.code, error_response(error, self._route.dialect))
 
     def _send(self, code: int, response: Response) -> None:
-        exchange, body = self._exchange, response.body
-        exchange.finish(code, len(body))
-        if self.disconnected:
-            return
+        self.finish(code, len(response.body))
+        if not self.disconnected:
+            lines = b"content-type: %b\r\n%b" % (response.content_type, header_lines(response.headers))
+            self._carry(STATUS_LINE[response.status], lines, response.body)
+
+    def _carry(self, status: bytes, lines: bytes, body: bytes) -> None:
         self.response_complete = True
         close = b"" if self.keep_alive else b"connection: close\r\n"
-        extra = header_lines(response.headers) if response.headers else b""
-        head = b"%b%b%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (
-            STATUS_LINE[response.status],
+        head = b"%b%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (
+            status,
             self._carrier.default_lines(),
-            extra,
+            lines,
             close,
-            response.content_type,
             len(body),
-            exchange.request_id.encode(),
+            self.request_id.encode(),
         )
         self._carrier.carry(head + body, close=not self.keep_alive)
 

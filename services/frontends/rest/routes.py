@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from services.engine.request import InferenceRequest, InferenceResponse
 from services.frontends.rest.http import Request, Response
+from services.frontends.rest.short_way import ShortWay
 from services.frontends.status import Dialect
 
 
@@ -33,7 +34,7 @@ LONGEST_REMEMBERED = 512
 @dataclass(frozen=True, slots=True)
 class Route:
     """One kind of path. `name` and `protocol` label its metrics: never the path itself, which clients invent. `infers` says
-    that the handler is a coroutine that hands back an `Inference`.
+    that the handler is a coroutine that hands back an `Inference`; `short_way` is tried before it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Route:
     methods: tuple[str, ...]
     handler: Handler
     infers: bool = False
+    short_way: ShortWay | None = None
 
     @property
     def allow(self) -> bytes:

@@ -1,33 +1,40 @@
 """Routes of TensorFlow Serving's REST dialect, below /v1."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+
+import numpy as np
 
 from services.engine.engine import Engine
 from services.engine.request import InferenceRequest, InferenceResponse
+from services.engine.scheduling import Identity
 from services.errors import InvalidArgument, ModelNotFound, NotFound, Unimplemented
-from services.frontends.rest.http import Request, Response
+from services.frontends.rest.http import JSON, Request, Response
 from services.frontends.rest.offload import offload
 from services.frontends.rest.routes import GET, POST, Handler, Inference, Route
+from services.frontends.rest.short_way import Arrays, Seen, ShortCall, ShortWay
 from services.frontends.status import Dialect
 from services.protocols import tfs_rest
+from services.tensors import DType
 
 PROTOCOL = "tfs-rest"
 PREFIX = re.compile(r"/v1/.*", re.IGNORECASE | re.ASCII | re.DOTALL)
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _MAX_VERSION = 2**63 - 1
+_JSON_LINES = b"content-type: %b\r\n" % JSON
 
 
 def routes(engine: Engine) -> Iterable[Route]:
     """Paths are matched in any case, as there; names in them keep theirs."""
 
     def route(name: str, pattern: str, methods: tuple[str, ...], handler: Handler) -> Route:
-        matched = re.compile(pattern, re.IGNORECASE | re.ASCII)
-        return Route(name, PROTOCOL, Dialect.TFS, matched, methods, handler, infers=name == "predict")
+        return Route(name, PROTOCOL, Dialect.TFS, re.compile(pattern, re.IGNORECASE | re.ASCII), methods, handler)
 
-    yield route("predict", rf"{_MODEL}:predict", POST, partial(_predict, engine))
+    predict = route("predict", rf"{_MODEL}:predict", POST, partial(_predict, engine))
+    yield replace(predict, infers=True, short_way=_PredictShortWay(engine, PROTOCOL, "predict"))
     yield route("classify", rf"{_MODEL}:(?P<method>classify|regress)", POST, _classify_or_regress)
     yield route("metadata", rf"{_MODEL}/metadata", GET, partial(_metadata, engine))
     yield route("status", _MODEL, GET, partial(_status, engine))
@@ -42,7 +49,7 @@ def malformed(method: str, path: str) -> InvalidArgument:
 async def _predict(engine: Engine, request: Request) -> Inference:
     size = len(request.body)
     document, signature_name = await offload(size, tfs_rest.parse_predict, request.body)
-    model, version, label = request.parts["model"], _version(request), request.parts.get("label")
+    model, version, label = request.parts["model"], _version(request.parts), request.parts.get("label")
     with engine.acquire(model, version, label) as handle:
         signatures = handle.servable.signatures
     if signature_name not in signatures:
@@ -58,6 +65,37 @@ async def _predict(engine: Engine, request: Request) -> Inference:
     )
 
 
+class _PredictShortWay(ShortWay):
+    def see(self, call: ShortCall) -> Seen | None:
+        seen = tfs_rest.packed_rows(call.body)
+        return None if seen is None else Seen(seen[0], seen[2], seen[1])
+
+    def request(self, call: ShortCall, seen: Seen) -> tuple[InferenceRequest, DType]:
+        form: tfs_rest.RowsForm = seen.form
+        model, version, label = call.parts["model"], _version(call.parts), call.parts.get("label")
+        with self.engine.acquire(model, version, label) as handle:
+            signature = handle.servable.signatures.get(form.signature_name)
+        if signature is None or len(signature.inputs) != 1:
+            raise InvalidArgument("Expected a signature with a single input.")
+        [spec] = signature.inputs
+        inputs = {spec.name: np.zeros(seen.shape, spec.dtype.numpy)}
+        return InferenceRequest(model, inputs, version=version, label=label, signature=form.signature_name), spec.dtype
+
+    def encode_run(
+        self,
+        identity: Identity,  # noqa: ARG002 - these answers do not say who computed them
+        outputs: Arrays,
+        form: tfs_rest.RowsForm,  # noqa: ARG002 - or how they were asked
+        rows: int,
+        firsts: Sequence[int],
+    ) -> tuple[list[bytes], bytes] | None:
+        bodies = tfs_rest.encode_packed(outputs, rows, firsts)
+        return None if bodies is None else (bodies, _JSON_LINES)
+
+    def encode(self, response: InferenceResponse, form: tfs_rest.RowsForm) -> Response:  # noqa: ARG002 - as above
+        return Response(tfs_rest.encode_predict(response.outputs, row_format=True))
+
+
 def _classify_or_regress(request: Request) -> Response:
     method = request.parts["method"].lower()
     raise Unimplemented(
@@ -66,14 +104,14 @@ def _classify_or_regress(request: Request) -> Response:
 
 
 def _metadata(engine: Engine, request: Request) -> Response:
-    with engine.acquire(request.parts["model"], _version(request), request.parts.get("label")) as handle:
+    with engine.acquire(request.parts["model"], _version(request.parts), request.parts.get("label")) as handle:
         servable = handle.servable
         return Response(tfs_rest.encode_metadata(servable.name, servable.version, servable.signatures))
 
 
 def _status(engine: Engine, request: Request) -> Response:
     """States of all versions, or of one. A label is let pass unread, as in TensorFlow Serving."""
-    model, version = request.parts["model"], _version(request)
+    model, version = request.parts["model"], _version(request.parts)
     try:
         statuses = engine.statuses(model, version)
     except ModelNotFound:
@@ -94,8 +132,8 @@ def _first(row: tuple[int, str, object]) -> int:
     return row[0]
 
 
-def _version(request: Request) -> int | None:
-    text = request.parts.get("version")
+def _version(parts: Mapping[str, str]) -> int | None:
+    text = parts.get("version")
     if text is None:
         return None
     if len(text) > 20 or int(text) > _MAX_VERSION:

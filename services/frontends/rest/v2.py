@@ -1,22 +1,27 @@
 """Routes of the Open Inference Protocol's REST dialect, below /v2."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import orjson
 
 from services.engine.engine import Engine
-from services.engine.request import InferenceResponse
+from services.engine.request import InferenceRequest, InferenceResponse
+from services.engine.scheduling import Identity
 from services.errors import InvalidArgument
 from services.frontends.model_description import describe_model
 from services.frontends.model_statistics import statistics_of
 from services.frontends.rest.http import BINARY, JSON, Request, Response
 from services.frontends.rest.offload import offload
 from services.frontends.rest.routes import GET, POST, Handler, Inference, Route
+from services.frontends.rest.short_way import Arrays, Seen, ShortCall, ShortWay, Values
 from services.frontends.status import Dialect
 from services.protocols import model_configuration, model_statistics, oip_rest
 from services.server_info import ServerInfo
+from services.tensors import DType
 
 PROTOCOL = "oip-rest"
 PREFIX = re.compile(r"/v2/.*", re.DOTALL)
@@ -26,13 +31,16 @@ NOT_READY = 400
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
 _HEADER_LENGTH = b"inference-header-content-length"
 _MAX_VERSION = 2**63 - 1
+_JSON_LINES = b"content-type: %b\r\n" % JSON
+_BINARY_LINES = b"content-type: %b\r\n%b: %%d\r\n" % (BINARY, _HEADER_LENGTH)
 
 
 def routes(engine: Engine, info: ServerInfo) -> Iterable[Route]:
     def route(name: str, pattern: str, methods: tuple[str, ...], handler: Handler) -> Route:
-        return Route(name, PROTOCOL, Dialect.OIP, re.compile(pattern), methods, handler, infers=name == "infer")
+        return Route(name, PROTOCOL, Dialect.OIP, re.compile(pattern), methods, handler)
 
-    yield route("infer", rf"{_MODEL}/infer", POST, partial(_infer, engine))
+    infer = route("infer", rf"{_MODEL}/infer", POST, partial(_infer, engine))
+    yield replace(infer, infers=True, short_way=_InferShortWay(engine, PROTOCOL, "infer"))
     yield route("model_statistics", r"/v2/models/stats", GET, partial(_model_statistics, engine))
     yield route("model_ready", rf"{_MODEL}/ready", GET, partial(_model_ready, engine))
     yield route("model_metadata", rf"{_MODEL}/?", GET, partial(_model_metadata, engine))
@@ -44,7 +52,7 @@ def routes(engine: Engine, info: ServerInfo) -> Iterable[Route]:
 
 
 async def _infer(engine: Engine, request: Request) -> Inference:
-    model, version = request.parts["model"], _version(request)
+    model, version = request.parts["model"], _version(request.parts)
     header_length = _header_length(request)
     if header_length == 0:
         with engine.acquire(model, version) as handle:
@@ -54,26 +62,54 @@ async def _infer(engine: Engine, request: Request) -> Inference:
         decode = partial(oip_rest.decode_infer, model=model, version=version, now_s=engine.clock())
         infer = await offload(len(request.body), decode, request.body, header_length)
 
-    def encode(response: InferenceResponse) -> Response:
-        parts, json_length = oip_rest.encode_infer(response, infer)
-        if json_length is None:
-            return Response(parts[0], compressible=True)
-        return Response(
-            b"".join(parts), content_type=BINARY, headers=((_HEADER_LENGTH, b"%d" % json_length),), compressible=True
-        )
+    return Inference(infer.request, lambda response: _answer(*oip_rest.encode_infer(response, infer)))
 
-    return Inference(infer.request, encode)
+
+def _answer(parts: list[bytes], json_length: int | None) -> Response:
+    if json_length is None:
+        return Response(parts[0], compressible=True)
+    headers = ((_HEADER_LENGTH, b"%d" % json_length),)
+    return Response(b"".join(parts), content_type=BINARY, headers=headers, compressible=True)
+
+
+class _InferShortWay(ShortWay):
+    def see(self, call: ShortCall) -> Seen | None:
+        length = call.headers.get(_HEADER_LENGTH)
+        seen: tuple[oip_rest.PackedForm, Values] | None = None
+        if length is None:
+            seen = oip_rest.packed_json(call.body)
+        elif length.isdigit() and len(length) <= 5 and length != b"0":
+            seen = oip_rest.packed_binary(call.body, int(length))
+        return None if seen is None else Seen(seen[0], seen[0].shape, seen[1])
+
+    def request(self, call: ShortCall, seen: Seen) -> tuple[InferenceRequest, DType]:
+        form: oip_rest.PackedForm = seen.form
+        inputs = {form.name: np.zeros(form.shape, form.dtype.numpy)}
+        version = _version(call.parts)
+        return InferenceRequest(call.parts["model"], inputs, version=version, outputs=form.outputs), form.dtype
+
+    def encode_run(
+        self, identity: Identity, outputs: Arrays, form: oip_rest.PackedForm, rows: int, firsts: Sequence[int]
+    ) -> tuple[list[bytes], bytes] | None:
+        encoded = oip_rest.encode_packed(identity.model, identity.version, outputs, form, rows, firsts)
+        if encoded is None:
+            return None
+        bodies, json_length = encoded
+        return bodies, _JSON_LINES if json_length is None else _BINARY_LINES % json_length
+
+    def encode(self, response: InferenceResponse, form: oip_rest.PackedForm) -> Response:
+        return _answer(*oip_rest.encode_infer(response, form))
 
 
 def _model_ready(engine: Engine, request: Request) -> Response:
-    model, version = request.parts["model"], _version(request)
+    model, version = request.parts["model"], _version(request.parts)
     engine.statuses(model, version)  # an unknown model is another answer than one that is not ready
     ready = engine.is_ready(model, version)
     return _health({"name": model, "ready": ready}, ready=ready)
 
 
 def _model_metadata(engine: Engine, request: Request) -> Response:
-    model, version = request.parts["model"], _version(request)
+    model, version = request.parts["model"], _version(request.parts)
     with engine.acquire(model, version) as handle:
         servable = handle.servable
         versions = engine.available_versions(model) if version is None else [version]
@@ -82,13 +118,13 @@ def _model_metadata(engine: Engine, request: Request) -> Response:
 
 
 def _model_config(engine: Engine, request: Request) -> Response:
-    with engine.acquire(request.parts["model"], _version(request)) as handle:
+    with engine.acquire(request.parts["model"], _version(request.parts)) as handle:
         body = model_configuration.encode_json(describe_model(handle.servable))
     return Response(body, content_type=JSON)
 
 
 async def _model_statistics(engine: Engine, request: Request) -> Response:
-    found = statistics_of(engine, request.parts.get("model", ""), _version(request))
+    found = statistics_of(engine, request.parts.get("model", ""), _version(request.parts))
     counted = found if isinstance(found, list) else await found
     return Response(model_statistics.encode_json(counted), content_type=JSON, compressible=True)
 
@@ -109,8 +145,8 @@ def _health(document: dict[str, object], *, ready: bool) -> Response:
     return Response(orjson.dumps(document), status=200 if ready else NOT_READY)
 
 
-def _version(request: Request) -> int | None:
-    text = request.parts.get("version")
+def _version(parts: Mapping[str, str]) -> int | None:
+    text = parts.get("version")
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= _MAX_VERSION):

@@ -5,6 +5,7 @@ import gzip
 import http.client
 import io
 import json
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -147,6 +148,25 @@ REQUESTS = {
     "an empty body": (INFER, b""),
     "a wrong shape": (INFER, infer([1.0])),
     "a wrong value": (INFER, infer([1.0, "two"])),
+    "rows": (PREDICT, b'{"instances": [[1.0], [2], [3e40]]}'),
+    "rows of a version": ("/v1/models/offset/versions/1:predict", b'{"instances": [[1.0, 2.0]]}'),
+    "rows of a label": ("/v1/models/offset/labels/stable:predict", b'{"instances": [[1.0, 2.0]]}'),
+    "rows and a signature": (PREDICT, b'{"signature_name": "serving_default", "instances": [[1.0], [2.0]]}'),
+    "rows and an unknown signature": (PREDICT, b'{"signature_name": "other", "instances": [[1.0]]}'),
+    "rows without a value": (PREDICT, b'{"instances": [[1.0], [null]]}'),
+    "ragged rows": (PREDICT, b'{"instances": [[1.0], [1.0, 2.0]]}'),
+    "no rows": (PREDICT, b'{"instances": []}'),
+    "rows of a wrong width": (PREDICT, b'{"instances": [[1.0, 2.0]]}'),
+    "flat rows": ("/v1/models/a%20model:predict", b'{"instances": [1, 2]}'),
+    "whole numbers": ("/v1/models/a%20model:predict", b'{"instances": [1, 2.5]}'),
+    "rows with NaN": ("/v1/models/floats:predict", b'{"instances": [[1.0, NaN]]}'),
+    "rows that overflow": ("/v1/models/floats:predict", b'{"instances": [[1.0, 1e39]]}'),
+    "an output by name": (INFER, infer([1.0, 2.0], outputs=[{"name": "y"}])),
+    "an output in binary": (INFER, infer([1.0, 2.0], outputs=[{"name": "y", "parameters": {"binary_data": True}}])),
+    "an unknown output": (INFER, infer([1.0, 2.0], outputs=[{"name": "z"}])),
+    "nested values": (INFER, infer([[1.0], [2.0]])),
+    "a value too large for JSON": ("/v2/models/floats/infer", infer([1.0, 1e39])),
+    "a time limit": (INFER, infer([1.0, 2.0], parameters={"timeout": 10_000_000})),
     "an unknown model": ("/v1/models/nobody:predict", ROW),
     "an unknown model of v2": ("/v2/models/nobody/infer", infer([1.0, 2.0])),
     "an unknown version": ("/v1/models/half_plus_two/versions/99:predict", ROW),
@@ -161,6 +181,53 @@ def test_both_ways_give_the_same_answer(connect, path, body):
     long.feed(chunked(path, body, "X-Request-Id: mine"))
     assert (short.direct, long.direct) == (True, False)
     assert short.answers() == long.answers()
+
+
+BINARY_REQUESTS = {
+    "a binary tensor": ({"parameters": {"binary_data_size": 8}}, b"\0\0\x80?\0\0\0@"),
+    "too few bytes": ({"parameters": {"binary_data_size": 8}}, b"\0\0\x80?"),
+    "too many bytes": ({"parameters": {"binary_data_size": 8}}, b"\0\0\x80?\0\0\0@\0"),
+    "a wrong size": ({"parameters": {"binary_data_size": 4}}, b"\0\0\x80?"),
+    "a negative size": ({"parameters": {"binary_data_size": -1}}, b""),
+    "no bytes": ({"shape": [0, 1], "parameters": {"binary_data_size": 0}}, b""),
+    "values in JSON": ({"data": [1.0, 2.0]}, b""),
+}
+
+
+@pytest.mark.parametrize(("tensor", "tail"), BINARY_REQUESTS.values(), ids=BINARY_REQUESTS.keys())
+@pytest.mark.parametrize("binary", [True, False])
+def test_both_ways_give_the_same_answer_to_a_binary_tensor(connect, tensor, tail, binary):
+    document = {"id": "b", "inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 1]} | tensor]}
+    head = json.dumps(document | {"parameters": {"binary_data_output": binary}}).encode()
+    headers = ("X-Request-Id: mine", f"Inference-Header-Content-Length: {len(head)}")
+    short, long = connect(), connect()
+    short.feed(post(INFER, head + tail, *headers))
+    long.feed(chunked(INFER, head + tail, *headers))
+    assert (short.direct, long.direct) == (True, False)
+    assert short.answers() == long.answers()
+
+
+def test_requests_of_several_forms_that_run_together_get_their_own_answers(rest, connect):
+    """Rows, JSON and binary tensors of one model arrive in one turn of the loop, so that they share a run."""
+    clients = [connect() for _ in range(9)]
+    head = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"parameters":{"binary_data_size":4}}]}'
+    length = f"Inference-Header-Content-Length: {len(head)}"
+
+    async def arrive() -> None:
+        for i, client in enumerate(clients):
+            values = json.dumps({"instances": [[float(i)], [10.0]]}).encode()
+            if i % 3 == 1:
+                values = infer([float(i), 10.0])
+            sent = post(PREDICT if i % 3 == 0 else INFER, values)
+            if i % 3 == 2:
+                sent = post(INFER, head + struct.pack("<f", i), length)
+            client.connection.data_received(sent)
+
+    rest.runner.run(arrive())
+    for i, client in enumerate(clients):
+        answer = json.loads(client.answers()[0][2])
+        found = answer["predictions"] if i % 3 == 0 else answer["outputs"][0]["data"]
+        assert found == [[[i / 2 + 2], [7.0]], [i / 2 + 2, 7.0], [i / 2 + 2]][i % 3]
 
 
 def test_an_answer_that_the_client_wants_compressed_is_compressed_on_both_ways(connect):
@@ -273,7 +340,7 @@ def test_a_fault_of_ours_is_told_without_a_traceback(rest, connect, monkeypatch)
 
     monkeypatch.setattr(rest.engine, "submit", fail)
     client = connect()
-    client.feed(post(PREDICT, ROW))
+    client.feed(post(PREDICT, b'{"inputs": {"x": [[1.0]]}}'))
     ((status, headers, body),) = client.answers()
     assert status == 500
     assert b"secret" not in body

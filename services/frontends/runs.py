@@ -1,0 +1,40 @@
+"""The requests of a run that the front ends' short ways answer together, counted together."""
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Protocol
+
+from services import errors
+from services.engine.lanes import PackedRun
+from services.telemetry.metrics import Metrics
+
+
+class Taker(Protocol):
+    """A request that a run answers."""
+
+    @property
+    def started_at(self) -> float: ...
+    @property
+    def received_bytes(self) -> int: ...
+
+
+def count_run(
+    metrics: Metrics,
+    clock: Callable[[], float],
+    protocol: str,
+    name: str,
+    run: PackedRun,
+    takers: Sequence[Taker],
+    waited_s: Sequence[float],
+    answers: Sequence[bytes],
+    inferred_at: float,
+) -> None:
+    """Do for all of them what `Exchange.finish` does for one. Each was decoded when its wait began; `clock` is the engine's."""
+    key = (protocol, name, run.identity.model, run.identity.version, errors.OK)
+    series = metrics.series.get(key) or metrics.admit(*key)
+    ended_at = perf_counter()
+    dispatched_at = run.dispatched + ended_at - clock()  # the engine's clock may be another one
+    arrived_at = [taker.started_at for taker in takers]
+    series.count_run(arrived_at, waited_s, dispatched_at, inferred_at, ended_at, run.seconds)
+    series.received_bytes += sum([taker.received_bytes for taker in takers])
+    series.sent_bytes += sum(map(len, answers))
