@@ -14,12 +14,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tests.load.bench import servers, table
-from tests.load.bench.cells import Cell, Results, all_cells, judged_cells, worker_cells
+from tests.load.bench.cells import Cell, Results, all_cells, judged_cells, usual_cells, worker_cells
 from tests.load.bench.families import find_families
 from tests.load.bench.footprint import measure_starts, measure_swaps
 from tests.load.bench.machine import describe_machine, describe_versions
 from tests.load.bench.models import PEERS_MODELS, Model, link_families, read_models, write_peers_models
-from tests.load.bench.options import Options, parse
+from tests.load.bench.options import FULL, QUICK, USUAL, Options, parse
 from tests.load.bench.processes import Slot
 from tests.load.bench.servers import Place
 from tests.load.bench.session import Session, Slots
@@ -31,7 +31,7 @@ _STARTED_QUICKLY = _STARTED[:3]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the clean-up, as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: clean up, and show what there is
     began = time.perf_counter()
     place = Place(options.folder / "work", options.folder / "models", options.peers)
     place.folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,9 @@ def _measure(
     options: Options, session: Session, cells: Sequence[Cell], results: Results, workers: Results, extras: Extras
 ) -> None:
     if "cold" in options.steps:
-        names = [name for name in (_STARTED_QUICKLY if options.quick else _STARTED) if _wants_server(options, name)]
+        names = [
+            name for name in (_STARTED_QUICKLY if options.size == QUICK else _STARTED) if _wants_server(options, name)
+        ]
         measure_starts(session, names, options.starts, extras)
     if "cells" in options.steps:
         session.measure(cells, options.rounds, options.seconds, results)
@@ -96,7 +98,8 @@ def _wants_server(options: Options, name: str) -> bool:
 def _cells(options: Options, families: Sequence[str]) -> list[Cell]:
     """The cells that are asked for; those of another checkout beside cornet's own."""
     cells = []
-    for cell in judged_cells(families) if options.quick else all_cells(families):
+    choice = {QUICK: judged_cells, USUAL: usual_cells, FULL: all_cells}[FULL if options.only else options.size]
+    for cell in choice(families):
         if options.wants(cell):
             cells.append(cell)
         if cell.server == "cornet" and options.wants(cell):

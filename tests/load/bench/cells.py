@@ -129,8 +129,24 @@ def judged_cells(families: Sequence[str]) -> list[Cell]:
     return _side_by_side(cells)
 
 
+def usual_cells(families: Sequence[str]) -> list[Cell]:
+    """The judged cells, and what they are seen against: bare echoes, the library alone, grpcio, the other protocols."""
+    cells = [_cell(server, ECHO_GRPC, "mlp", 64) for server in ("echo-native", "echo-aio", "echo-threads")]
+    cells += [_cell("echo-asgi", ECHO_HTTP, "mlp", 64)]
+    cells += [_cell(LIBRARY, IN_PROCESS, model, rows) for model in (*SMALL, *MIDDLE) for rows in (1, 64)]
+    cells += [_cell(server, OIP_GRPC, model, 64) for model in SMALL for server in ("cornet-grpcio", "threads")]
+    cells += [_cell(server, OIP_GRPC, model, 8) for model in SMALL for server in ("cornet", "triton")]
+    cells += [_cell("cornet", TFS_REST, model, 64) for model in SMALL]
+    cells += [_cell("cornet", V2_BINARY, "mlp", 64), _cell("triton", V2_BINARY, "mlp", 64)]
+    cells += [
+        _cell(server, protocol, "mlp", 64) for server in ("mlserver", "kserve") for protocol in (OIP_GRPC, V2_JSON)
+    ]
+    cells += [Cell(server, OIP_GRPC, "mlp", OFFICIAL, 64) for server in ("cornet", "triton")]
+    return _merged(judged_cells(families), cells)
+
+
 def all_cells(families: Sequence[str]) -> list[Cell]:
-    """The judged cells and every other combination that is worth its time."""
+    """Every combination that is worth its time."""
     servers = ("cornet", "cornet-grpcio", "triton", "aio", "threads", "mlserver", "kserve")
     http = ("cornet", "triton", "mlserver", "kserve")
     combine = itertools.product
@@ -152,14 +168,17 @@ def all_cells(families: Sequence[str]) -> list[Cell]:
         most = LARGE_CONCURRENCY if name.endswith("vgg16") else 64
         cells += [_cell(server, OIP_GRPC, name, most) for server in ("cornet", "triton")]
         cells += [_cell(LIBRARY, IN_PROCESS, name, most)]
-    wanted = judged_cells(families)
-    return _side_by_side(wanted + [cell for cell in cells if cell not in set(wanted)])
+    return _merged(usual_cells(families), cells)
 
 
 def worker_cells() -> list[Cell]:
     """One worker against two, on all cores."""
     servers = ("cornet-1", "cornet-2")
     return [_cell(server, OIP_GRPC, model, count) for model, count in WORKER_LOAD.items() for server in servers]
+
+
+def _merged(wanted: Sequence[Cell], more: Sequence[Cell]) -> list[Cell]:
+    return _side_by_side([*wanted, *(cell for cell in more if cell not in set(wanted))])
 
 
 def _side_by_side(cells: Sequence[Cell]) -> list[Cell]:

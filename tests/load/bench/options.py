@@ -10,6 +10,7 @@ from tests.load.bench.cells import Cell
 from tests.load.bench.processes import Slot
 from tests.load.bench.servers import PROJECT
 
+QUICK, USUAL, FULL = "quick", "usual", "full"
 STEPS = ("cells", "cold", "swap", "workers")
 _KEYS = {
     "server": "server",
@@ -27,7 +28,7 @@ _EPILOG = """examples:
 
 @dataclass(frozen=True)
 class Options:
-    quick: bool
+    size: str
     rounds: int
     seconds: int
     starts: int
@@ -53,11 +54,23 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="two short rounds of what the ratios need; about two minutes")
-    add("--rounds", type=int, help="rounds over all cells (5; quick: 2)")
-    add("--seconds", type=int, help="seconds per cell and round (3; quick: 1)")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--quick", action="store_true", help="two short rounds of what the ratios need; two to three minutes"
+    )
+    size.add_argument(
+        "--full", action="store_true", help="every server, protocol, model and concurrency; about an hour"
+    )
+    add("--rounds", type=int, help="rounds over all cells (5; quick: 2; full: 3)")
+    add("--seconds", type=int, help="seconds per cell and round (2; quick: 1)")
     add("--starts", type=int, help="cold starts that count (5; quick: 1)")
-    add("--only", nargs="+", default=[], metavar="KEY=A,B", help=f"keep cells by {', '.join(_KEYS)}")
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="KEY=A,B",
+        help=f"keep cells by {', '.join(_KEYS)}; out of all there are",
+    )
     add("--steps", default=",".join(STEPS), help=f"out of {', '.join(STEPS)} (quick: no workers)")
     add("--server-core", default="0", help="cores of the servers, by commas (0)")
     add("--client-core", default="1", help="cores of the generators, by commas (1)")
@@ -89,12 +102,12 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     if not set(server + client) <= os.sched_getaffinity(0):
         parser.error(f"this process may use the cores {sorted(os.sched_getaffinity(0))} only")
     steps = tuple(step for step in given.steps.split(",") if not (given.quick and step == "workers"))
-    quick = given.quick
+    size_name = QUICK if given.quick else FULL if given.full else USUAL
     return Options(
-        quick=quick,
-        rounds=given.rounds or (2 if quick else 5),
-        seconds=given.seconds or (1 if quick else 3),
-        starts=given.starts or (1 if quick else 5),
+        size=size_name,
+        rounds=given.rounds or {QUICK: 2, USUAL: 5, FULL: 3}[size_name],
+        seconds=given.seconds or {QUICK: 1, USUAL: 2, FULL: 2}[size_name],
+        starts=given.starts or {QUICK: 1, USUAL: 5, FULL: 5}[size_name],
         only=only,
         steps=steps,
         server=Slot(server, given.nice),

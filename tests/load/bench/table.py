@@ -75,9 +75,10 @@ def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
     for verdict in verdicts:
         sign = "≥" if verdict.at_least else "≤"
         measured = "-" if math.isnan(verdict.measured) else f"{verdict.measured:.2f}{verdict.unit}"
-        asked = f"{sign} {verdict.bound:g}{verdict.unit}"
+        asked = "-" if math.isnan(verdict.bound) else f"{sign} {verdict.bound:g}{verdict.unit}"
+        outcome = "" if math.isnan(verdict.bound) else _OUTCOMES[verdict.reached]
         by_cpu = "" if math.isnan(verdict.by_cpu) else f"{verdict.by_cpu:.2f}{verdict.unit}"
-        table.add_row(verdict.text, asked, measured, by_cpu, _OUTCOMES[verdict.reached])
+        table.add_row(verdict.text, asked, measured, by_cpu, outcome)
     return table
 
 

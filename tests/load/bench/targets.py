@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tests.load.bench.cells import IN_PROCESS, LARGE_CONCURRENCY, LIBRARY, WORKER_LOAD, Results, Sample, median
 from tests.load.bench.generators import PERF_ANALYZER, VARIED
-from tests.load.bench.protocols import OIP_GRPC, TFS_GRPC, TYPED, V2_BINARY, V2_JSON
+from tests.load.bench.protocols import ECHO_GRPC, ECHO_HTTP, OIP_GRPC, TFS_GRPC, TYPED, V2_BINARY, V2_JSON
 
 MB = 1_000_000
 
@@ -41,8 +41,8 @@ class Verdict:
 
     @property
     def reached(self) -> bool | None:
-        """None where it was not measured."""
-        if math.isnan(self.measured):
+        """None where it was not measured, or nothing was asked for."""
+        if math.isnan(self.measured) or math.isnan(self.bound):
             return None
         return self.measured >= self.bound if self.at_least else self.measured <= self.bound
 
@@ -71,6 +71,7 @@ def judge(results: Results, extras: Extras, workers: Results | None = None) -> l
         *_typed(results),
         *_footprint(extras),
         *_workers(workers or Results()),
+        *_for_orientation(results),
     ]
 
 
@@ -179,3 +180,20 @@ def _workers(workers: Results) -> list[Verdict]:
         text = f"two workers over one, all cores shared with the generator, {model}: requests/s"
         verdicts.append(Verdict(text, 1.0, True, ratio(two, one, rate)))
     return verdicts
+
+
+def _for_orientation(results: Results) -> list[Verdict]:
+    """How far a served model is from the bare transport, and from the library without one."""
+    verdicts = []
+    for model in ("mlp", "cnn"):
+        ours = results.find("cornet", OIP_GRPC, model, 64)
+        for name, theirs in (
+            ("a bare echo's, own transport", results.find("echo-native", ECHO_GRPC, "mlp", 64)),
+            ("cornet's on grpcio", results.find("cornet-grpcio", OIP_GRPC, model, 64)),
+            ("onnxruntime's in process, one row a run", results.find(LIBRARY, IN_PROCESS, model, 1)),
+            ("onnxruntime's in process, 64 rows a run", results.find(LIBRARY, IN_PROCESS, model, 64)),
+        ):
+            verdicts.append(_rates(f"gRPC ModelInfer, {model}, 64: requests/s over {name}", math.nan, ours, theirs))
+    http = results.find("echo-asgi", ECHO_HTTP, "mlp", 64)
+    rest = results.find("cornet", V2_JSON, "mlp", 64)
+    return [*verdicts, _rates("REST v2-json, mlp, 64: requests/s over a bare ASGI echo's", math.nan, rest, http)]
