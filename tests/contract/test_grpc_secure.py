@@ -1,6 +1,6 @@
 """TLS, mutual TLS and unix sockets of both gRPC transports; and a whole server that is told of them."""
 
-import datetime
+import datetime as dt
 import ipaddress
 import socket
 import ssl
@@ -26,7 +26,7 @@ from services.frontends.grpc.http2.limits import Limits
 from services.frontends.grpc.options import TlsOptions
 from services.launch import ServerProcess
 
-DAY = datetime.timedelta(days=1)
+DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def issue(
     name: str, key: ec.EllipticCurvePrivateKey, issuer: str, issuer_key: ec.EllipticCurvePrivateKey
 ) -> x509.Certificate:
     """A certificate of `name`, good for two days on this machine."""
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     subject, by = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (name, issuer))
     hosts = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(by).public_key(key.public_key())
@@ -197,7 +197,7 @@ def test_a_key_of_another_certificate_is_refused_at_the_start(transport, papers:
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_certificate_that_is_not_there_is_named(transport, papers: Papers, tmp_path: Path) -> None:
     with (
-        pytest.raises(InvalidArgument, match="absent.pem"),
+        pytest.raises(InvalidArgument, match=r"absent\.pem"),
         Host(transport, tls=TlsOptions(tmp_path / "absent.pem", papers.server.key)),
     ):
         pass
