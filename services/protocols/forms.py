@@ -40,11 +40,15 @@ _BEYOND = 2**62
 
 
 class Form:
-    """One form of request: where its values lie, and what it asks, with some values or other. `lane` is for who serves it."""
+    """One form of request: its length, where its values lie, and what it asks, with some values or other.
 
-    __slots__ = ("lane", "request", "start", "stop")
+    `lane` is for who serves it.
+    """
 
-    def __init__(self, start: int, stop: int, request: InferenceRequest) -> None:
+    __slots__ = ("lane", "message_bytes", "request", "start", "stop")
+
+    def __init__(self, message_bytes: int, start: int, stop: int, request: InferenceRequest) -> None:
+        self.message_bytes = message_bytes
         self.start = start
         self.stop = stop
         self.request = request
@@ -100,7 +104,7 @@ class Forms:
             forms = {}
             places.append((start, stop, forms))
         self._count += 1
-        forms[data[:start] + data[stop:]] = Form(start, stop, replace(request, inputs=like, deadline=None))
+        forms[data[:start] + data[stop:]] = Form(len(data), start, stop, replace(request, inputs=like, deadline=None))
 
 
 def oip_values(data: bytes, dtype: np.dtype[Any]) -> Span | None:

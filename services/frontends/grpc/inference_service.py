@@ -138,20 +138,17 @@ class _InferShortWay(ShortWay):
             self.forms.learn(data[:first] + data[last:], self.general(data, call))
             return
         call.echo = data[first:last]  # in the answer the field has the same number
-        if not self.enter(form, data, form.start + last - first, call):
+        if self.enter(form, data, form.start + last - first, call):
+            form.lane.memo.echoing = True
+        else:
             self.general(data, call)
 
     def texts(self, identity: Identity, outputs: Arrays, rows: int) -> Texts:
         return oip_grpc.around_values(identity.model, identity.version, outputs, rows)
 
-    def encode_rows(
-        self, run: PackedRun, texts: Sequence[bytes], rows: int, firsts: Sequence[int], calls: Sequence[Call]
-    ) -> list[bytes]:
-        answers = super().encode_rows(run, texts, rows, firsts, calls)
-        if any([call.echo for call in calls]):  # noqa: C419 - a generator would take three times as long
-            at = oip_grpc.id_place(run.identity.model, run.identity.version)
-            return [answer[:at] + call.echo + answer[at:] for answer, call in zip(answers, calls, strict=True)]
-        return answers
+    def repeat(self, run: PackedRun, answers: Sequence[bytes], calls: Sequence[Call]) -> list[bytes]:
+        at = oip_grpc.id_place(run.identity.model, run.identity.version)
+        return [answer[:at] + call.echo + answer[at:] for answer, call in zip(answers, calls, strict=True)]
 
     def encode(self, response: InferenceResponse, call: Call) -> bytes:
         return oip_grpc.encode_infer(response, call.echo[2:].decode())  # behind the id's tag and length
