@@ -7,7 +7,7 @@ the manifest does not repeat it, so that a version can be copied under another n
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ ASSETS_DIRECTORY = "assets"
 SAMPLES_FILE = f"{ASSETS_DIRECTORY}/samples.npz"
 """Held-out input rows and Keras's answers to them: what `cornet models verify` compares with."""
 SCHEMA_VERSION = 1
+FP32 = "fp32"
+"""The precision of what was trained, and of a manifest that does not say."""
 
 TASKS = (
     "regression",
@@ -57,6 +59,9 @@ class ParityRecord:
 
     A value passes when `abs(got - keras) <= atol + rtol * abs(keras)` (numpy.allclose's rule). `agreement` is the share of
     equal elements, for outputs that are no floats.
+
+    A record with an `nrmse_limit` is of an int8 model, whose floats are judged by statistics over all rows instead:
+    `services.parity.compare_statistics` says how.
     """
 
     format: str
@@ -67,6 +72,44 @@ class ParityRecord:
     atol: float
     rtol: float
     agreement: float = 1.0
+    nrmse: float = 0.0
+    nrmse_limit: float = 0.0
+    agreement_limit: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRecord:
+    """Median CPU microseconds of one batch of `rows` through the serving backend on one thread: float32 and this variant."""
+
+    rows: int
+    source_us: float
+    variant_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How a model in another precision was made from the float32 version `source`/`source_version`, and what it came to.
+
+    `method` is 'float16', 'dynamic' or 'static'. `converted` counts the operations that compute in the precision by type,
+    `kept` those of the same types that stayed in float32. `metric` is the one the accuracy gate judged on held-out rows,
+    '' where there was none to judge by; `most_loss` is the share of `metric_source` by which it may be worse.
+    """
+
+    source: str
+    source_version: int
+    source_sha256: str
+    method: str
+    converted: Mapping[str, int]
+    kept: Mapping[str, int] = field(default_factory=dict)
+    calibration_rows: int = 0
+    calibration_source: str = ""
+    source_bytes: int = 0
+    bytes: int = 0
+    metric: str = ""
+    metric_source: float | None = None
+    metric_variant: float | None = None
+    most_loss: float = 0.0
+    latency: tuple[LatencyRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +130,10 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One exported version. `created` is ISO 8601 in UTC; `files` maps relative path to SHA-256, manifest.json excepted."""
+    """One exported version. `created` is ISO 8601 in UTC; `files` maps relative path to SHA-256, manifest.json excepted.
+
+    `precision` is fp32, fp16 or int8; what is not fp32 has a `variant`, and no SavedModel.
+    """
 
     name: str
     family: str
@@ -102,6 +148,8 @@ class Manifest:
     parity: tuple[ParityRecord, ...] = ()
     provenance: Provenance = field(default_factory=Provenance)
     files: Mapping[str, str] = field(default_factory=dict)
+    precision: str = FP32
+    variant: Variant | None = None
 
     def to_json(self) -> dict[str, Any]:
         signatures = {
@@ -123,6 +171,8 @@ class Manifest:
             "baseline": dict(self.baseline),
             "parity": [asdict(record) for record in self.parity],
             "provenance": asdict(self.provenance),
+            "precision": self.precision,
+            "variant": None if self.variant is None else asdict(self.variant),
             "files": dict(self.files),
         }
 
@@ -139,7 +189,7 @@ class Manifest:
         }
         if not signatures:
             raise ManifestError("manifest.signatures: expected at least one signature. Received: {}.")
-        processor = value.get("processor")
+        processor, variant = value.get("processor"), value.get("variant")
         return cls(
             name=reader.take("name", str),
             family=reader.take("family", str),
@@ -157,6 +207,8 @@ class Manifest:
             ),
             provenance=Provenance(**_Reader(value.get("provenance", {}), "manifest.provenance").known(Provenance)),
             files=_hashes(reader.take("files", dict)),
+            precision=reader.take("precision", str) if "precision" in value else FP32,
+            variant=None if variant is None else _variant(variant),
         )
 
     @classmethod
@@ -253,6 +305,16 @@ def _processor(value: Any) -> ProcessorSpec:
     for name in files:
         _check_path(name, "manifest.processor.files")
     return ProcessorSpec(kind=reader.take("kind", str), options=reader.take("options", dict), files=files)
+
+
+def _variant(value: Any) -> Variant:
+    reader = _Reader(value, "manifest.variant")
+    known = Variant(**reader.known(Variant))
+    latency = (
+        LatencyRecord(**_Reader(record, f"manifest.variant.latency[{i}]").known(LatencyRecord))
+        for i, record in enumerate(reader.take("latency", list))
+    )
+    return replace(known, latency=tuple(latency))
 
 
 def _hashes(files: dict[str, Any]) -> dict[str, str]:

@@ -7,6 +7,9 @@ computes in, which leaves room for another order of summation and none for a wro
 
 Booleans and integers must agree, but for a documented few: they come from comparing floats (a score with its threshold, two
 nearly equal classes), so that a row within rounding of the border may fall on either side. See `Tolerance.disagreements`.
+
+An int8 model cannot be held to that: single answers move by what a step of eight bits is. It is judged by statistics over
+all rows, `compare_statistics`, and by its metric on held-out rows, which is the exporter's work.
 """
 
 import zipfile
@@ -92,6 +95,61 @@ def compare(
     return _compare_exact(format_, output, got, want, tolerance, rows, where)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an int8 model's answers may be apart from the float32 model's over all rows.
+
+    `nrmse`: root mean square of the differences, as a share of the answers' own spread about their column's mean. 0.2 means
+    that 4 % of the variance is noise. `agreement`: share of rows with the same most probable class, where the output is
+    one of probabilities, and of equal elements for booleans and integers.
+    """
+
+    nrmse: float = 0.2
+    agreement: float = 0.95
+
+
+def compare_statistics(
+    format_: str, output: str, got: np.ndarray, want: np.ndarray, limits: Limits, *, case: str = ""
+) -> ParityRecord:
+    """How far `got` is from `want` over all rows together. Raises ParityError where that is beyond the limits.
+
+    `atol` and `rtol` of the record are 0: no single answer is held to anything but being finite where `want` is.
+    """
+    where = f"{format_} answers {output} differently from float32" + (f" ({case})" if case else "")
+    if got.dtype != want.dtype or got.shape != want.shape:
+        raise ParityError(
+            f"{where}. Expected {want.dtype.name} of shape {list(want.shape)}. "
+            f"Received: {got.dtype.name} of shape {list(got.shape)}."
+        )
+    got64, want64 = got.astype(np.float64), want.astype(np.float64)
+    finite = np.isfinite(want64)
+    if not np.array_equal(finite, np.isfinite(got64)):
+        raise ParityError(f"{where}. Expected finite answers in the same places.")
+    distance = np.abs(np.where(finite, got64 - want64, 0.0))
+    floats = np.issubdtype(want.dtype, np.floating)
+    nrmse = _nrmse(distance, np.where(finite, want64, 0.0)) if floats else 0.0
+    agreement = _agreement(got, want)
+    if nrmse > limits.nrmse or agreement < limits.agreement:
+        raise ParityError(
+            f"{where}. Expected a normalised RMSE of at most {limits.nrmse:.3g} and at least {limits.agreement:.1%} equal "
+            f"decisions. Received: {nrmse:.3g} and {agreement:.1%}."
+        )
+    largest = float(distance.max()) if distance.size else 0.0
+    return ParityRecord(
+        format_, output, len(want), largest, 0.0, 0.0, 0.0, agreement, nrmse, limits.nrmse, limits.agreement
+    )
+
+
+def compare_again(
+    record: ParityRecord | None, format_: str, output: str, got: np.ndarray, want: np.ndarray
+) -> ParityRecord:
+    """Hold an output to what it was held to when it was exported; without a record, to what a float32 export is."""
+    if record is not None and record.nrmse_limit:
+        return compare_statistics(format_, output, got, want, Limits(record.nrmse_limit, record.agreement_limit))
+    tolerance = tolerance_for(want) if record is None else tolerance_of(record)
+    return compare(format_, output, got, want, tolerance)
+
+
 def merge(records: Sequence[ParityRecord]) -> ParityRecord:
     """The worst of several comparisons of one output of one format."""
     return ParityRecord(
@@ -103,7 +161,31 @@ def merge(records: Sequence[ParityRecord]) -> ParityRecord:
         atol=max(record.atol for record in records),
         rtol=max(record.rtol for record in records),
         agreement=min(record.agreement for record in records),
+        nrmse=max(record.nrmse for record in records),
+        nrmse_limit=max(record.nrmse_limit for record in records),
+        agreement_limit=max(record.agreement_limit for record in records),
     )
+
+
+def _nrmse(distance: np.ndarray, want: np.ndarray) -> float:
+    """Root mean square distance over the spread of `want` about the mean of each column; over its size where that is 0."""
+    rms = float(np.sqrt(np.mean(np.square(distance)))) if distance.size else 0.0
+    spread = float(np.sqrt(np.mean(np.square(want - want.mean(axis=0))))) if want.size else 0.0
+    scale = spread or float(np.abs(want).max(initial=0.0)) or 1.0
+    return rms / scale
+
+
+def _agreement(got: np.ndarray, want: np.ndarray) -> float:
+    """Share of equal decisions: of rows whose most probable class is the same, or of equal booleans and integers."""
+    if not np.issubdtype(want.dtype, np.floating):
+        return float(np.mean(got == want)) if want.size else 1.0
+    if want.ndim < 2 or want.shape[-1] < 2 or not _probabilities(want):
+        return 1.0
+    return float(np.mean(got.argmax(axis=-1) == want.argmax(axis=-1)))
+
+
+def _probabilities(values: np.ndarray) -> bool:
+    return bool(values.size and values.min() >= 0.0 and np.allclose(values.sum(axis=-1), 1.0, atol=1e-3))
 
 
 def _compare_floats(

@@ -6,9 +6,8 @@ large odd number at once, so that an answer that depends on its neighbours fails
 are tried; where 0 pads (text), Keras itself and both formats must give the same answer with and without padding.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,30 +17,13 @@ from services.engine.backend import CPU, BackendOptions, OnnxBackend
 from services.errors import CornetError, ParityError
 from services.manifest import ONNX_FILE, ParityRecord
 from services.parity import Tolerance, compare, merge, tolerance_for
-from services.tensors import DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
+from services.tensors import DEFAULT_SIGNATURE, Signature
+from training.cases import Case, Run, cases_of, row_batches
 from training.formats import layers_of, quiet
 from training.pipeline import Arrays, ServingModel
 
 if TYPE_CHECKING:
     import keras
-
-Run = Callable[[Arrays], dict[str, np.ndarray]]
-"""Answers by output name to inputs by name."""
-
-SINGLE_ROWS = 5
-"""How many rows are also sent one at a time."""
-SMALLEST_BATCH = 3
-"""Fewer held-out rows than this are repeated, so that a batch of several rows is always tried."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """Inputs, Keras's answers to them, and whether the inputs carry padding that the answers were computed without."""
-
-    title: str
-    inputs: dict[str, np.ndarray]
-    answers: dict[str, np.ndarray]
-    padded: bool = False
 
 
 def check(
@@ -53,7 +35,7 @@ def check(
     `samples`. Raises ParityError.
     """
     keras_run = keras_runner(serving)
-    cases = list(_cases(keras_run, serving.signature, samples, padding))
+    cases = list(cases_of(keras_run, serving.signature, samples, padding=padding, refusals=_refusals()))
     compute = coarsest_float(serving.model)
     tolerances = {name: tolerance_for(answers, compute) for name, answers in cases[0].answers.items()}
     records = [record for case in cases if case.padded for record in _judge("padding", keras_run, case, tolerances)]
@@ -124,27 +106,9 @@ def coarsest_float(model: "keras.Model") -> str:
     return "float16" if any(str(layer.compute_dtype) in halves for layer in layers_of(model)) else "float32"
 
 
-def _cases(run: Run, signature: Signature, samples: Arrays, padding: bool) -> Iterator[Case]:
-    inputs = {spec.name: samples[spec.name] for spec in signature.inputs}
-    yield Case("held-out rows as they are", inputs, run(inputs))
-    if not any(DYNAMIC in _inner(spec) for spec in signature.inputs):
-        return
-    fixed_outputs = not any(DYNAMIC in _inner(spec) for spec in signature.outputs)
-    for title, share in (("length 1", 0.0), ("half the length", 0.5)):
-        short = {spec.name: _cut(inputs[spec.name], spec, share) for spec in signature.inputs}
-        try:
-            answers = run(short)
-        except _refusals():  # a convolution without padding needs a shortest length: that is the model's own
-            continue
-        yield Case(title, short, answers)
-        if padding and fixed_outputs:
-            padded = {name: _pad(rows, inputs[name].shape) for name, rows in short.items()}
-            yield Case(f"{title}, padded", padded, answers, padded=True)
-
-
 def _judge(format_: str, run: Run, case: Case, tolerances: Mapping[str, Tolerance]) -> list[ParityRecord]:
     count = len(next(iter(case.inputs.values())))
-    batches = _batches(count)
+    batches = row_batches(count)
     order = np.concatenate(batches)
     refusals: tuple[type[Exception], ...] = (CornetError, *_refusals())
     try:
@@ -163,33 +127,6 @@ def _judge(format_: str, run: Run, case: Case, tolerances: Mapping[str, Toleranc
         )
         for output, want in case.answers.items()
     ]
-
-
-def _batches(count: int) -> list[np.ndarray]:
-    """Row numbers: the largest odd number of rows at once, what remains, then a few rows one at a time."""
-    rows = np.arange(max(count, SMALLEST_BATCH)) % count
-    odd = len(rows) - (len(rows) + 1) % 2
-    singles = [np.array([row]) for row in range(min(count, SINGLE_ROWS))]
-    return [batch for batch in (rows[:odd], rows[odd:]) if len(batch)] + singles
-
-
-def _inner(spec: TensorSpec) -> tuple[int, ...]:
-    return (spec.shape or ())[1:]
-
-
-def _cut(rows: np.ndarray, spec: TensorSpec, share: float) -> np.ndarray:
-    """The start of every free axis: that share of it, at least one element."""
-    lengths = [
-        max(1, int(have * share)) if want == DYNAMIC else have
-        for want, have in zip(_inner(spec), rows.shape[1:], strict=True)
-    ]
-    return rows[(slice(None), *(slice(length) for length in lengths))]
-
-
-def _pad(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    padded = np.zeros(shape, rows.dtype)
-    padded[tuple(slice(length) for length in rows.shape)] = rows
-    return padded
 
 
 def _refusals() -> tuple[type[Exception], ...]:

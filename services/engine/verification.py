@@ -26,7 +26,7 @@ from services.manifest import (
     ParityRecord,
     verify_files,
 )
-from services.parity import compare, read_samples, tolerance_for, tolerance_of
+from services.parity import compare_again, read_samples
 from services.tensors import DEFAULT_SIGNATURE
 
 ONNX = "onnx"
@@ -168,11 +168,7 @@ def _run_again(directory: Path, manifest: Manifest, format_: str) -> list[Parity
     missing = sorted(set(answers) - set(got))
     if missing:
         raise DataLoss(f"{format_}: expected the outputs {', '.join(answers)}. Received none of {', '.join(missing)}.")
-    tolerances = {
-        output: tolerance_of(known[output]) if output in known else tolerance_for(want)
-        for output, want in answers.items()
-    }
-    return [compare(format_, output, got[output], want, tolerances[output]) for output, want in answers.items()]
+    return [compare_again(known.get(output), format_, output, got[output], want) for output, want in answers.items()]
 
 
 def _answer(backend: Backend, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
