@@ -62,7 +62,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC; 0 picks a free one. Default: 8500.")] = None,
     grpc_transport: Annotated[
-        str | None, typer.Option(help="What carries gRPC: native or grpcio. Default: grpcio.")
+        str | None, typer.Option(help="What carries gRPC: native or grpcio. Default: native.")
     ] = None,
     grpc_socket: Annotated[
         Path | None, typer.Option(help="A unix socket that gRPC listens on as well. Default: none.")

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     """Largest HTTP request body, after decompression."""
     grpc_max_message_bytes: Annotated[int, Field(ge=1, le=_INT32_MAX)] = _INT32_MAX
     """Largest gRPC message, either way."""
-    grpc_transport: Literal["native", "grpcio"] = "grpcio"
+    grpc_transport: Literal["native", "grpcio"] = "native"
     """What carries gRPC: HTTP/2 on the server's own event loop, or grpcio, the reference."""
     grpc_socket: Path | None = None
     """A unix socket that gRPC listens on as well; only this user may connect to it. One worker alone can have it."""
