@@ -29,7 +29,10 @@ def count_run(
     answers: Sequence[bytes],
     inferred_at: float,
 ) -> None:
-    """Do for all of them what `Exchange.finish` does for one. Each was decoded when its wait began; `clock` is the engine's."""
+    """Do for all of them what `Exchange.finish` does for one. Each was decoded when its wait began.
+
+    `clock` is the engine's.
+    """
     key = (protocol, name, run.identity.model, run.identity.version, errors.OK)
     series = metrics.series.get(key) or metrics.admit(*key)
     ended_at = perf_counter()
