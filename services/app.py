@@ -18,6 +18,7 @@ from typing import Self
 import uvicorn
 import uvloop
 
+from services.engine.device import GpuOptions
 from services.engine.engine import Engine, EngineOptions
 from services.engine.model_config import ModelConfig, load_models_file
 from services.errors import FailedPrecondition, Internal, InvalidArgument
@@ -281,6 +282,9 @@ def _engine_options(settings: Settings, share: ProcessShare | None) -> EngineOpt
         allow_cpu_fallback=settings.allow_cpu_fallback,
         intra_op_threads=settings.intra_op_threads,
         cpus=0 if share is None else share.cpus,
+        gpu=GpuOptions(
+            settings.gpu_index, settings.gpu_memory_bytes, tf32=settings.gpu_tf32, conv_search=settings.gpu_conv_search
+        ),
         poll_interval_s=settings.poll_interval_s,
         load_retries=settings.load_retries,
         drain_timeout_s=settings.drain_timeout_s,

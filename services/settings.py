@@ -46,6 +46,15 @@ class Settings(BaseSettings):
     """Serve from the CPU when a provider that was asked for is absent, rather than fail to load."""
     intra_op_threads: Annotated[int, Field(ge=0)] = 0
     """Threads ONNX Runtime may use inside one run; 0 sizes them to the machine."""
+    gpu_index: Annotated[int, Field(ge=0)] = 0
+    """Which GPU runs the models, of those that CUDA shows to the process."""
+    gpu_memory_bytes: Annotated[int, Field(ge=0)] = 0
+    """Most memory of the GPU that one model may take beside its weights; 0 sets no bound."""
+    gpu_tf32: bool = False
+    """Let float32 models compute in TensorFloat-32 on the GPU: several times as fast, with relative errors of about 1e-3,
+    which the proof of an export does not cover."""
+    gpu_conv_search: Literal["heuristic", "exhaustive", "default"] = "heuristic"
+    """How cuDNN chooses convolutions; `exhaustive` times all of them for every new shape, which makes loading long."""
     poll_interval_s: Annotated[float, Field(ge=0)] = 1.0
     """Seconds between looks at the repository for new and removed versions; 0 looks once, at the start."""
     load_retries: Annotated[int, Field(ge=0)] = 5

@@ -116,6 +116,8 @@ class PuppetBackend:
     platform = "onnxruntime_onnx"
     advisory_shapes = False
     providers = ("CPUExecutionProvider",)
+    threads = None
+    healthy = True
 
     def __init__(
         self, clock: FakeClock | None = None, *, seconds: float = 0.0, shape: tuple[int, ...] = (-1, 2)

@@ -7,8 +7,9 @@ A backend knows nothing of versions, batching or protocols; the parity gate of t
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,17 +17,28 @@ import numpy as np
 import onnxruntime as ort
 
 from services.cpus import available_cpus
-from services.errors import CornetError, DataLoss, FailedPrecondition, Internal, InvalidArgument, SignatureNotFound
+from services.engine.device import CPU, CUDA, DEVICE_PROVIDERS, GpuOptions, device_of
+from services.engine.device_runs import DeviceRunner
+from services.engine.device_threads import DeviceThreads
+from services.engine.host_memory import BufferPool, host_memory
+from services.errors import (
+    CornetError,
+    DataLoss,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    ResourceExhausted,
+    SignatureNotFound,
+)
 from services.telemetry.log import get_logger
 from services.tensors import BY_ORT, DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
 
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-TENSORRT = "TensorrtExecutionProvider"
+__all__ = ["CPU", "Backend", "BackendOptions", "OnnxBackend", "available_cpus"]
 
 _AUTOMATIC = (CUDA, CPU)
 _QUIET = 4  # ONNX Runtime's FATAL: what goes wrong is raised, and logged once, by us
-_DEVICE_PROVIDERS = (TENSORRT, CUDA)
+_ASSIGNMENT = "get_provider_graph_assignment_info"  # not in every ONNX Runtime that may be installed
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv"})
 
 _log = get_logger(__name__)
 
@@ -58,6 +70,16 @@ class Backend(Protocol):
         """
         ...
 
+    @property
+    def threads(self) -> DeviceThreads | None:
+        """The threads that should run it, none of them the event loop's; None where any thread may."""
+        ...
+
+    @property
+    def healthy(self) -> bool:
+        """False once its device is lost, for good."""
+        ...
+
     def run(self, signature: str, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
         """The named outputs; `outputs` empty means all. Raises CornetError: InvalidArgument where the values are at fault."""
         ...
@@ -73,14 +95,16 @@ class BackendOptions:
 
     `providers`: execution providers in order of preference; empty means CUDA where this ONNX Runtime has it, else the CPU.
     A provider that is named and absent is an error unless `allow_cpu_fallback`. `intra_op_threads`: threads per run, 0 for
-    as many as `cpus`, which is how many the process may count on, 0 for all that it may use. `device_id`: which GPU.
+    as many as `cpus`, which is how many the process may count on, 0 for all that it may use. `gpu`: see there. `as_device`:
+    run on the CPU as on a GPU, with threads and buffers of the model's own.
     """
 
     providers: tuple[str, ...] = ()
     intra_op_threads: int = 0
     allow_cpu_fallback: bool = False
-    device_id: int = 0
     cpus: int = 0
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+    as_device: bool = False
 
 
 class OnnxBackend:
@@ -93,15 +117,18 @@ class OnnxBackend:
         """Load the file. Raises DataLoss where it is no ONNX model, FailedPrecondition where a provider is absent."""
         options = options or BackendOptions()
         asked = _providers(options)
-        self._session: ort.InferenceSession | None = _open(path, asked, options)
+        self._open = partial(_open, path, asked, options)
+        self._session: ort.InferenceSession | None = self._open()
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
-        if options.providers and self.providers[0] != asked[0] and not options.allow_cpu_fallback:
-            raise FailedPrecondition(
-                f"Expected the model to run on {asked[0]}. Received: {self.providers[0]}; the provider's libraries or its "
-                "device could not be used."
-            )
-        self._device = "cuda" if self.providers[0] in _DEVICE_PROVIDERS else ""
-        self._device_id = options.device_id
+        if self.providers[0] != asked[0]:
+            if options.providers and not options.allow_cpu_fallback:
+                raise FailedPrecondition(
+                    f"Expected the model to run on {asked[0]}. Received: {self.providers[0]}; the provider's libraries or "
+                    "its device could not be used."
+                )
+            _log.warning("an execution provider cannot be used", asked=asked[0], used=self.providers[0])
+        self._device = device_of(self.providers[0], options.gpu.index)
+        on_gpu = self.providers[0] in DEVICE_PROVIDERS
         signature = Signature(
             inputs=tuple(_spec(node) for node in self._session.get_inputs()),
             outputs=tuple(_spec(node) for node in self._session.get_outputs()),
@@ -110,6 +137,32 @@ class OnnxBackend:
         self._outputs = tuple(spec.name for spec in signature.outputs)
         self._strings_in = frozenset(spec.name for spec in signature.inputs if spec.dtype.is_string)
         self._strings_out = frozenset(spec.name for spec in signature.outputs if spec.dtype.is_string)
+        self.threads = DeviceThreads(options.gpu.runs) if on_gpu or options.as_device else None
+        self._pool: BufferPool | None = None
+        self._runners: dict[int, DeviceRunner] = {}
+        self._runner: DeviceRunner | None = None
+        self._index = options.gpu.index if on_gpu else None
+        self._short_of_memory = False
+        if self.threads is not None and not self._strings_in and not self._strings_out:
+            self._pool = BufferPool(host_memory(self._device.kind, self._device.index))
+            self._runner = DeviceRunner(self._session, signature, self._pool, self._index)
+        self.convolves = on_gpu and _convolves(self._session)
+
+    @property
+    def healthy(self) -> bool:
+        return self._device.lost is None
+
+    def specialise(self, sizes: Sequence[int]) -> None:
+        """Have a session of its own, with its own copy of the weights, for each of these numbers of rows.
+
+        ONNX Runtime keeps cuDNN's plan of a convolution for the last shape only, and makes another, in tens of milliseconds
+        each, whenever the number of rows changes (`Conv::UpdateState` in its CUDA provider).
+        """
+        if self._pool is None:
+            return
+        signature = self.signatures[DEFAULT_SIGNATURE]
+        for rows in sizes[:-1]:
+            self._runners[rows] = DeviceRunner(self._open(), signature, self._pool, self._index)
 
     def run(
         self, signature: str, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...] = ()
@@ -123,33 +176,56 @@ class OnnxBackend:
         names = outputs or self._outputs
         if self._strings_in:
             inputs = {name: _to_text(name, a) if name in self._strings_in else a for name, a in inputs.items()}
+        runner = self._runner
         try:
-            if self._device and not self._strings_in and not self._strings_out:
-                arrays = self._run_bound(session, inputs, names)
-            else:
+            if runner is None:
                 arrays = session.run(names, inputs)
+            else:
+                self._device.check()
+                runner = self._runners.get(_rows(inputs), runner)
+                arrays = runner.run(inputs, names, shrink=self._short_of_memory)
+                self._short_of_memory = False
         except Exception as error:
-            raise _run_error(error) from error
+            raise self._reported(error, inputs) from error
         if self._strings_out:
             arrays = [_to_bytes(a) if name in self._strings_out else a for name, a in zip(names, arrays, strict=True)]
         return dict(zip(names, arrays, strict=True))
 
-    def _run_bound(
-        self, session: ort.InferenceSession, inputs: Mapping[str, np.ndarray], names: tuple[str, ...]
-    ) -> list[np.ndarray]:
-        """Copy the inputs over once, leave the outputs on the device until all are there, and copy them back together."""
-        binding = session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name in names:
-            binding.bind_output(name, self._device, self._device_id)
-        session.run_with_iobinding(binding)
-        arrays: list[np.ndarray] = binding.copy_outputs_to_cpu()
-        return arrays
-
     def close(self) -> None:
-        """Drop the session; its memory arena goes with it."""
-        self._session = None
+        """Drop the sessions, whose memory goes with them, and the buffers and threads. What runs is finished first."""
+        self._session = self._runner = None
+        self._runners = {}
+        if self._pool is not None:
+            self._pool.close()
+        if self.threads is not None:
+            self.threads.close()
+
+    def _reported(self, error: Exception, inputs: Mapping[str, np.ndarray]) -> CornetError:
+        """The error to raise for what ONNX Runtime raised."""
+        if isinstance(error, CornetError):
+            return error
+        judged = self._device.judge(_reason(error), _rows(inputs))
+        if judged is None:
+            return _run_error(error)
+        self._short_of_memory = isinstance(judged, ResourceExhausted)
+        return judged
+
+
+def _rows(inputs: Mapping[str, np.ndarray]) -> int:
+    shape = next(iter(inputs.values())).shape if inputs else ()
+    return shape[0] if shape else 1
+
+
+def _convolves(session: ort.InferenceSession) -> bool:
+    """Whether any convolution is on the GPU. The session must have been told to record where its nodes are."""
+    parts = session.get_provider_graph_assignment_info() if hasattr(session, _ASSIGNMENT) else []
+    counted = {part.ep_name: 0 for part in parts}
+    for part in parts:
+        counted[part.ep_name] += len(part.get_nodes())
+    _log.info("nodes by execution provider", **counted)
+    return any(
+        node.op_type in _CONVOLUTIONS for part in parts if part.ep_name in DEVICE_PROVIDERS for node in part.get_nodes()
+    )
 
 
 def _providers(options: BackendOptions) -> tuple[str, ...]:
@@ -178,12 +254,15 @@ def _open(path: Path, providers: tuple[str, ...], options: BackendOptions) -> or
     settings.inter_op_num_threads = 1
     # A spinning pool burns the CPUs that the event loop needs between two batches.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    configured: list[Any] = [
-        (name, {"device_id": options.device_id}) if name in _DEVICE_PROVIDERS else name for name in providers
-    ]
+    configured: list[Any] = [(name, options.gpu.of_provider(name)) for name in providers]
+    on_gpu = any(name in DEVICE_PROVIDERS for name in providers)
     if not path.is_file():
         raise DataLoss(f"Expected a file {path.name}. Received: none.")
-    if any(name in _DEVICE_PROVIDERS for name in providers):
+    if on_gpu:
+        settings.add_session_config_entry(
+            "session.use_device_allocator_for_initializers", "1"
+        )  # the arena can then shrink
+        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         ort.preload_dlls()  # CUDA and cuDNN are wheels beside ours, in folders that the loader does not search
     try:
         return ort.InferenceSession(str(path), settings, providers=configured)
@@ -236,8 +315,6 @@ def _reason(error: Exception, path: Path | None = None) -> str:
 
 def _run_error(error: Exception) -> CornetError:
     """Values the graph refuses (a token id outside the embedding) are the caller's fault; anything else is the runtime's."""
-    if isinstance(error, CornetError):
-        return error
     if type(error).__name__ == "InvalidArgument":
         return InvalidArgument(f"The model refuses these values: {_reason(error)}")
     _log.error("the model runtime failed", cause=error)

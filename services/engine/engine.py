@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.cpus import available_cpus
 from services.engine.backend import BackendOptions
+from services.engine.device import GpuOptions
 from services.engine.lanes import Lane, Receiver
 from services.engine.loader import LoadOptions
 from services.engine.manager import Manager, RetryOptions, VersionState, VersionStatus
@@ -48,8 +49,8 @@ class EngineOptions:
     """Run on the CPU where a named provider is absent, instead of failing to load."""
     intra_op_threads: int = 0
     """Threads per run; 0 for as many as the process may use, or one for a model whose runs are too short to share."""
-    device_id: int = 0
-    """Which GPU."""
+    gpu: GpuOptions = field(default_factory=GpuOptions)
+    """How models use their GPU, if they have one."""
     cpus: int = 0
     """CPUs that threads are sized to; 0 for those the process may use."""
     poll_interval_s: float = 1.0
@@ -94,7 +95,7 @@ class Engine:
         self._compute = ThreadPoolExecutor(options.compute_threads or cpus + 1, "cornet-compute")
         self._loading = ThreadPoolExecutor(options.load_threads, "cornet-load")
         backend = BackendOptions(
-            options.providers, options.intra_op_threads, options.allow_cpu_fallback, options.device_id, options.cpus
+            options.providers, options.intra_op_threads, options.allow_cpu_fallback, options.cpus, options.gpu
         )
         self._manager = Manager(
             configs,
@@ -142,7 +143,7 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether it started, is not draining, and every model that must be there has an available version."""
+        """Whether it started, is not draining, every model that must be there is available, and no GPU is lost."""
         return not self._draining and self._manager.ready
 
     def submit(self, request: InferenceRequest, done: Done) -> Pending:
@@ -198,8 +199,11 @@ class Engine:
         return self._manager.statuses(model, version)
 
     def is_ready(self, model: str, version: int | None = None) -> bool:
-        """Whether a model has an available version, or whether that one is. Raises ModelNotFound for an unknown one."""
-        return any(status.state is VersionState.AVAILABLE for status in self._manager.statuses(model, version))
+        """Whether a model has an available version, or whether that one is, on a device that is not lost.
+
+        Raises ModelNotFound for an unknown one.
+        """
+        return any(self._manager.answers(model, status.version) for status in self._manager.statuses(model, version))
 
     def available_versions(self, model: str) -> list[int]:
         """The versions of a model that answer, in ascending order. Raises ModelNotFound for an unknown one."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -42,11 +43,13 @@ def load(config: ModelConfig, version: int, path: Path, options: LoadOptions) ->
     if manifest is not None and options.verify_hashes:
         _verify_hashes(path, manifest)
     batching = config.batching.resolve(None if manifest is None else manifest.batching)
-    backend, signatures, costs, warm_up_s = _prepare(path, manifest, batching, options.backend)
+    runs = config.batching.concurrent_batches or options.backend.gpu.runs
+    on_device = replace(options.backend, gpu=replace(options.backend.gpu, runs=runs))
+    backend, signatures, batching, costs, warm_up_s = _prepare(path, manifest, batching, on_device)
     if _prefers_one_thread(backend, costs, options.backend):
         backend.close()
         one_thread = replace(options.backend, intra_op_threads=1)
-        backend, signatures, costs, warm_up_s = _prepare(path, manifest, batching, one_thread)
+        backend, signatures, batching, costs, warm_up_s = _prepare(path, manifest, batching, one_thread)
     return Servable(
         config.name,
         version,
@@ -62,17 +65,38 @@ def load(config: ModelConfig, version: int, path: Path, options: LoadOptions) ->
 
 def _prepare(
     path: Path, manifest: Manifest | None, batching: BatchingOptions, options: BackendOptions
-) -> tuple[Backend, Mapping[str, Signature], dict[str, CostTable], float]:
-    """The open backend, its signatures, what batches cost, and the seconds it took to find that out."""
+) -> tuple[Backend, Mapping[str, Signature], BatchingOptions, dict[str, CostTable], float]:
+    """The open backend, its signatures, how it is batched, what that costs, and the seconds it took to find that out."""
     backend = open_backend(path, options)
     try:
         signatures = backend.signatures if manifest is None else _agreed(manifest, backend)
         began = perf_counter()
+        batching = _for_device(batching, backend, options)
         costs = {key: warm_up(backend, key, signature, batching) for key, signature in signatures.items()}
     except BaseException:
         backend.close()
         raise
-    return backend, signatures, costs, perf_counter() - began
+    return backend, signatures, batching, costs, perf_counter() - began
+
+
+def _for_device(batching: BatchingOptions, backend: Backend, options: BackendOptions) -> BatchingOptions:
+    """The options, with what a model on a GPU needs and no user set.
+
+    Two runs at a time: while one computes, the next is copied over; a third would wait for the GPU, and cost its memory. A
+    few sizes of batches for a model that convolves, a session for each: any other number of rows has it plan anew.
+    """
+    if backend.threads is None:
+        return batching
+    sizes = batching.allowed_batch_rows
+    if isinstance(backend, OnnxBackend) and backend.convolves:
+        sizes = sizes or spread(batching.max_batch_rows)
+        backend.specialise(sizes)
+    return replace(batching, concurrent_batches=options.gpu.runs, allowed_batch_rows=sizes)
+
+
+def spread(most: int) -> tuple[int, ...]:
+    """Sizes up to `most`, each four times the one before: no batch is filled up to more than four times its rows."""
+    return (*(4**i for i in range(most.bit_length()) if 4**i < most), most)
 
 
 def _prefers_one_thread(backend: Backend, costs: Mapping[str, CostTable], options: BackendOptions) -> bool:
@@ -101,6 +125,8 @@ def warm_up(backend: Backend, key: str, signature: Signature, batching: Batching
     for rows in _warm_up_rows(signature, batching):
         inputs = {spec.name: _zeros(spec, rows) for spec in signature.inputs}
         try:
+            if backend.threads is not None:  # each has a stream to make, and all but the first a plan to find made
+                backend.threads.on_each(partial(backend.run, key, inputs, ()))
             seconds = min(_timed(backend, key, inputs) for _ in range(_REPEATS if rows == 1 else 2))
         except CornetError as error:
             _log.info("a model cannot be warmed up with zeros", signature=key, reason=str(error))
@@ -122,7 +148,10 @@ def _warm_up_rows(signature: Signature, batching: BatchingOptions) -> tuple[int,
 
 def _timed(backend: Backend, key: str, inputs: Mapping[str, np.ndarray]) -> float:
     began = perf_counter()
-    backend.run(key, inputs, ())
+    if backend.threads is None:
+        backend.run(key, inputs, ())
+    else:
+        backend.threads.submit(backend.run, key, inputs, ()).result()
     return perf_counter() - began
 
 

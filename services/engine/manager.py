@@ -169,8 +169,17 @@ class Manager:
 
     @property
     def ready(self) -> bool:
-        """Whether every model that must be there (configured, or found at the first look) has an available version."""
-        return self._polled and all(entry.latest is not None for entry in self._models.values() if entry.required)
+        """Whether every model that must be there (configured, or found at the first look) has an available version, and no
+        model's device is lost.
+        """
+        if not self._polled or any(entry.latest is None for entry in self._models.values() if entry.required):
+            return False
+        return all(entry.latest is None or entry.latest.healthy for entry in self._models.values())
+
+    def answers(self, model: str, version: int) -> bool:
+        """Whether a version is available and its device is not lost."""
+        servable = self._models[model].available.get(version)
+        return servable is not None and servable.healthy
 
     @property
     def servables(self) -> list[Servable]:

@@ -36,6 +36,8 @@ class BatchingOptions:
     first request of a batch may wait for others, 0 for not at all. `allowed_batch_rows`: ascending sizes that a batch is
     filled up to (a GPU engine built per size), the last one `max_batch_rows`; empty for any size. `concurrent_batches`:
     runs at a time.
+
+    A GPU has two runs at a time where a user sets none, and a few sizes where it convolves: see `services.engine.loader`.
     """
 
     max_batch_rows: int = _HINTS.max_batch_rows
@@ -53,7 +55,7 @@ class BatchingConfig:
     max_queue_rows: int | None = None
     max_queue_delay_us: int | None = None
     allowed_batch_rows: tuple[int, ...] = ()
-    concurrent_batches: int = 1
+    concurrent_batches: int | None = None
 
     def resolve(self, hints: BatchingHints | None = None) -> BatchingOptions:
         """Settle every number. `max_queue_rows` defaults to 32 full batches."""
@@ -63,7 +65,7 @@ class BatchingConfig:
             rows = self.allowed_batch_rows[-1] if self.allowed_batch_rows else hints.max_batch_rows
         delay_us = hints.max_queue_delay_us if self.max_queue_delay_us is None else self.max_queue_delay_us
         queue = _QUEUED_BATCHES * rows if self.max_queue_rows is None else self.max_queue_rows
-        return BatchingOptions(rows, queue, delay_us, self.allowed_batch_rows, self.concurrent_batches)
+        return BatchingOptions(rows, queue, delay_us, self.allowed_batch_rows, self.concurrent_batches or 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from services.engine.device_threads import DeviceThreads
 from services.errors import CornetError, DataLoss, FailedPrecondition, Internal, InvalidArgument, SignatureNotFound
 from services.telemetry.log import get_logger
 from services.tensors import BY_TF_ENUM, Signature, TensorSpec
+
+_GPU_RUNS = 2  # at a time
 
 _log = get_logger(__name__)
 
@@ -27,6 +30,7 @@ class SavedModelBackend:
 
     platform = "tensorflow_savedmodel"
     advisory_shapes = True
+    healthy = True
 
     def __init__(self, path: Path) -> None:
         """Load a version directory. Raises FailedPrecondition where TensorFlow is not installed, DataLoss for a bad file."""
@@ -57,7 +61,9 @@ class SavedModelBackend:
             self._session.close()
             raise DataLoss("Expected a SavedModel with at least one signature. Received: none.")
         self._callables: dict[tuple[str, tuple[str, ...]], Callable[..., list[Any]]] = {}
-        self.providers: tuple[str, ...] = ("GPU" if tf.config.list_physical_devices("GPU") else "CPU",)
+        on_gpu = bool(tf.config.list_physical_devices("GPU"))
+        self.providers: tuple[str, ...] = ("GPU" if on_gpu else "CPU",)
+        self.threads = DeviceThreads(_GPU_RUNS) if on_gpu else None
 
     def run(
         self, signature: str, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...] = ()
@@ -82,6 +88,8 @@ class SavedModelBackend:
         """Drop the model and its variables."""
         self._callables = {}
         self._session.close()
+        if self.threads is not None:
+            self.threads.close()
 
     def _callable(self, signature: Signature, names: tuple[str, ...]) -> Callable[..., list[Any]]:
         """The graph between the inputs and the named outputs, prepared once: a run then costs no lookups by name."""

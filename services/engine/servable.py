@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -70,6 +71,9 @@ class Servable:
 
     def open(self, scheduling: Scheduling, metrics: Metrics) -> None:
         """Give every signature its batcher. On the loop, once, before the first `submit`."""
+        threads = self._backend.threads
+        if threads is not None:
+            scheduling = replace(scheduling, executor=threads, inline_s=0.0)
         for key, plan in self._plans.items():
             batcher = Batcher(
                 self._runner(key),
@@ -120,6 +124,11 @@ class Servable:
             return self.signatures[DEFAULT_SIGNATURE]
         except KeyError:
             raise SignatureNotFound(DEFAULT_SIGNATURE, tuple(self.signatures)) from None
+
+    @property
+    def healthy(self) -> bool:
+        """False once the device it runs on is lost, for good."""
+        return self._backend.healthy
 
     @property
     def queued_rows(self) -> int:

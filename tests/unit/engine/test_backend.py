@@ -162,17 +162,3 @@ def test_there_is_at_least_one_cpu():
     assert available_cpus() >= 1
 
 
-def test_bound_arrays_give_the_same_answers(tmp_path):
-    """The way a GPU is fed, played on the CPU: inputs bound, outputs left on the device and fetched together."""
-    backend = OnnxBackend(testing.write_multi(tmp_path / "1"))
-    inputs = {
-        "a": np.arange(12, dtype=np.float32).reshape(2, 6)[:, ::2],
-        "b": np.ones((2, 3), np.int32),
-        "flag": np.ones((2, 1), bool),
-    }
-    plain = backend.run(SIGNATURE, inputs)
-    backend._device = "cpu"
-    bound = backend.run(SIGNATURE, inputs, ("above", "total"))
-    assert list(bound) == ["above", "total"]
-    for name, array in bound.items():
-        np.testing.assert_array_equal(array, plain[name])
