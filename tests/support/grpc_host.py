@@ -224,11 +224,11 @@ class Host:
 
     def connections(self) -> int:
         """TCP connections that the server has not closed yet."""
-        port = f":{self.address[1]:04X}"
+        port = f":{self.address[1]:04X} "
         held = {"01", "04", "05", "08", "09"}  # established, both FIN_WAITs, CLOSE_WAIT, LAST_ACK
         tables = [Path(f"/proc/net/{name}").read_text(encoding="ascii") for name in ("tcp", "tcp6")]
-        rows = [line.split() for table in tables for line in table.splitlines()[1:]]
-        return sum(row[1].endswith(port) and row[3] in held and row[9] != "0" for row in rows)
+        rows = [line.split() for table in tables for line in table.splitlines() if port in line]
+        return sum(row[1].endswith(port.strip()) and row[3] in held and row[9] != "0" for row in rows)
 
     def connection_objects(self) -> int:
         """Connections of the native transport that are still in memory."""

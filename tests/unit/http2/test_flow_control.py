@@ -179,12 +179,14 @@ def test_data_over_the_window_is_refused(peer: Peer, host: Host) -> None:
 
 
 def test_what_is_read_opens_the_windows_again(peer: Peer) -> None:
-    size = 8 * 2**20
+    size, whole_window = 8 * 2**20, peer.window
     stream = peer.open("/t.T/Total")
     for _ in range(8):
         peer.send_message(stream, bytes(size // 8))
     peer.send_data(stream, b"", end=True)
     assert peer.answer(stream).data == str(size).encode()
+    peer.expect_alive()
+    assert whole_window // 2 <= peer.window <= whole_window
 
 
 def test_a_large_message_fits_through_the_windows(peer: Peer) -> None:

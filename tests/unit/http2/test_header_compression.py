@@ -148,6 +148,7 @@ def test_a_block_that_cannot_be_read_ends_the_connection(peer: Peer, name: str) 
         pytest.param(integer(4097, RESIZE), id="one more than allowed"),
         pytest.param(integer(2**31, RESIZE), id="giant"),
         pytest.param(integer(100, RESIZE) + integer(5000, RESIZE), id="the second of two"),
+        pytest.param(integer(5000, RESIZE) + integer(100, RESIZE), id="the first of two"),
     ],
 )
 def test_a_table_larger_than_the_settings_allow_ends_the_connection(peer: Peer, start: bytes) -> None:
