@@ -98,7 +98,7 @@ def device_of(provider: str, index: int) -> Device:
 
 _EXHAUSTED = re.compile(
     r"Failed to allocate memory for requested buffer|Available memory of \d+ is smaller than requested|"
-    r"CUDA failure 2\b|out of memory|ALLOC_FAILED|bad_alloc",
+    r"CUDA failure 2\b|out of memory|ALLOC(?:ATION)?_FAILED|bad_alloc",
     re.IGNORECASE,
 )
 """ONNX Runtime's arena, CUDA's cudaErrorMemoryAllocation, cuBLAS and cuDNN, and C++."""

@@ -48,7 +48,7 @@ def load(config: ModelConfig, version: int, path: Path, options: LoadOptions) ->
     backend, signatures, batching, costs, warm_up_s = _prepare(path, manifest, batching, on_device)
     if _prefers_one_thread(backend, costs, options.backend):
         backend.close()
-        one_thread = replace(options.backend, intra_op_threads=1)
+        one_thread = replace(on_device, intra_op_threads=1)
         backend, signatures, batching, costs, warm_up_s = _prepare(path, manifest, batching, one_thread)
     return Servable(
         config.name,
