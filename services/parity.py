@@ -99,19 +99,28 @@ def compare(
 class Limits:
     """What an int8 model's answers may be apart from the float32 model's over all rows.
 
-    `nrmse`: root mean square of the differences, as a share of the answers' own spread about their column's mean. 0.2 means
-    that 4 % of the variance is noise. `agreement`: share of rows with the same most probable class, where the output is
+    `nrmse`: root mean square of the differences, as a share of the answers' own spread about their column's mean. 0.1 means
+    that 1 % of the variance is noise. `agreement`: share of rows with the same most probable class, where the output is
     one of probabilities, and of equal elements for booleans and integers.
     """
 
-    nrmse: float = 0.2
+    nrmse: float = 0.1
     agreement: float = 0.95
 
 
 def compare_statistics(
-    format_: str, output: str, got: np.ndarray, want: np.ndarray, limits: Limits, *, case: str = ""
+    format_: str,
+    output: str,
+    got: np.ndarray,
+    want: np.ndarray,
+    limits: Limits,
+    *,
+    rows: np.ndarray | None = None,
+    case: str = "",
 ) -> ParityRecord:
-    """How far `got` is from `want` over all rows together. Raises ParityError where that is beyond the limits.
+    """How far `got` is from `want` over all rows together. `rows` and `case` are as for `compare`.
+
+    Raises ParityError where the answers are beyond the limits.
 
     `atol` and `rtol` of the record are 0: no single answer is held to anything but being finite where `want` is.
     """
@@ -135,8 +144,9 @@ def compare_statistics(
             f"decisions. Received: {nrmse:.3g} and {agreement:.1%}."
         )
     largest = float(distance.max()) if distance.size else 0.0
+    count = len(want) if rows is None else len(np.unique(rows))
     return ParityRecord(
-        format_, output, len(want), largest, 0.0, 0.0, 0.0, agreement, nrmse, limits.nrmse, limits.agreement
+        format_, output, count, largest, 0.0, 0.0, 0.0, agreement, nrmse, limits.nrmse, limits.agreement
     )
 
 

@@ -176,7 +176,7 @@ def _layer_normalization(graph: _Graph, node: Any) -> bool:
         return False
     x, gamma, beta, epsilon = found
     weights = [
-        graph.add_constant(f"{node.output[0]}_{name}", values) for name, values in (("scale", gamma), ("bias", beta))
+        graph.add_constant(f"{node.output[0]}_{name}", values) for name, values in (("gamma", gamma), ("beta", beta))
     ]
     fused = helper.make_node(
         "LayerNormalization", [x, *weights], list(node.output), name=node.name, axis=-1, epsilon=epsilon

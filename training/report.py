@@ -13,11 +13,13 @@ from rich.table import Table
 
 from training.options import options_of, value_text
 from training.pipeline import Baseline, CommonOptions, Pipeline, Plot
+from training.precision.table import variant_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from training.exporter import Exported
+    from training.precision.variants import Outcome
 
 _ERRORS = ("rmse", "mae", "mse", "mape", "loss", "error", "alarm")
 _LARGEST_SVG_BYTES = 400_000
@@ -36,6 +38,7 @@ class RunReport:
     metrics: Mapping[str, float]
     baseline: Baseline
     plots: Sequence[Plot]
+    variants: "Sequence[Outcome]" = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def write_report(path: Path, report: RunReport) -> None:
         options=_option_rows(report.options),
         best_epoch=_best_epoch(report.history),
         weights=manifest.provenance.base_weights,
+        variants=variant_table(report.variants),
     )
     path.write_text(html, encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """One training run, top to bottom: load, split, encode, build, fit, wrap, evaluate, export, report."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,15 @@ from rich.console import Console
 from training import options as option_values
 from training.environment import import_keras, plain_options, provenance
 from training.pipeline import Arrays, Baseline, CommonOptions, Examples, Pipeline, ServingModel, Source
+from training.precision.options import VariantOptions
+from training.precision.table import print_variants
 from training.publishing import check_name
-from training.report import RunReport, print_metrics, write_report
+from training.report import RunReport, is_error, print_metrics, write_report
 from training.runs import Identity, Run
 
 if TYPE_CHECKING:
     from training.exporter import Exported
+    from training.precision.variants import Outcome as VariantOutcome
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Job:
     repository: Path = Path("exported_models")
     runs: Path = Path("runs")
     resume: bool = False
+    variants: VariantOptions = dataclasses.field(default_factory=VariantOptions)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Outcome:
     metrics: Mapping[str, float]
     baseline: Baseline
     history: list[dict[str, float]]
+    variants: "Sequence[VariantOutcome]" = ()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,10 +59,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 def train(job: Job, console: Console) -> Outcome:
-    """Train, evaluate, export and report. Raises CornetError for what does not fit, Interrupted on Ctrl-C while fitting."""
+    """Train, evaluate, export and report. Raises CornetError for what does not fit, Interrupted on Ctrl-C while fitting.
+
+    A variant that its gates refuse is in the outcome and in the report, and raises nothing: the float32 model is published.
+    """
     pipeline, options, name = job.pipeline, job.options, job.name or job.pipeline.family
     option_values.check(options)
-    check_name(name)
+    for published in (name, *(f"{name}-{precision}" for precision in job.variants.wanted)):
+        check_name(published)
     loaded = pipeline.load(job.source, options)
     split = pipeline.split(loaded.data, options)
 
@@ -96,13 +105,38 @@ def train(job: Job, console: Console) -> Outcome:
             baseline=baseline.metrics,
             provenance=origin,
         )
+    variants = _variants(job, exported, training, test, loaded.name, console)
     plots = pipeline.figures(outputs, test, serving, options)
     print_metrics(console, pipeline, metrics, baseline)
-    report = RunReport(pipeline, options, rows, exported, history, seconds, metrics, baseline, plots)
+    print_variants(console, variants)
+    report = RunReport(pipeline, options, rows, exported, history, seconds, metrics, baseline, plots, variants)
     write_report(run.report, report)
     run.finish(metrics=dict(metrics), baseline=dataclasses.asdict(baseline), history=history, version=exported.version)
-    console.print(f"exported {exported.path}\nreport   {run.report}", soft_wrap=True)
-    return Outcome(run, exported, metrics, baseline, history)
+    for version in (exported, *(variant.exported for variant in variants if variant.exported)):
+        console.print(f"exported {version.path}", soft_wrap=True)
+    console.print(f"report   {run.report}", soft_wrap=True)
+    return Outcome(run, exported, metrics, baseline, history, variants)
+
+
+def _variants(
+    job: Job, exported: "Exported", training: Examples, test: Examples, data: str, console: Console
+) -> "list[VariantOutcome]":
+    """The published model's variants, calibrated on training rows and judged on all held-out ones."""
+    if not job.variants.wanted:
+        return []
+    from training.precision.variants import Evidence, publish_variants
+
+    pipeline = job.pipeline
+    evidence = Evidence(
+        calibration=training.inputs if len(training) else None,
+        calibration_source=f"training rows of {data}",
+        held_out=test.inputs,
+        evaluate=lambda outputs: pipeline.evaluate(outputs, test, job.options),
+        metric=pipeline.primary_metric,
+        smaller_is_better=is_error(pipeline.primary_metric),
+    )
+    with console.status("other precisions") as status:
+        return publish_variants(exported, job.variants, evidence, repository=job.repository, progress=status.update)
 
 
 def predict(serving: ServingModel, inputs: Arrays) -> dict[str, np.ndarray]:
