@@ -14,8 +14,6 @@ class Taker(Protocol):
 
     @property
     def started_at(self) -> float: ...
-    @property
-    def received_bytes(self) -> int: ...
 
 
 def count_run(
@@ -26,12 +24,14 @@ def count_run(
     run: PackedRun,
     takers: Sequence[Taker],
     waited_s: Sequence[float],
-    answers: Sequence[bytes],
     inferred_at: float,
+    *,
+    received_bytes: int,
+    sent_bytes: int,
 ) -> None:
     """Do for all of them what `Exchange.finish` does for one. Each was decoded when its wait began.
 
-    `clock` is the engine's.
+    `clock` is the engine's; the bytes are those of all requests, and of all answers.
     """
     key = (protocol, name, run.identity.model, run.identity.version, errors.OK)
     series = metrics.series.get(key) or metrics.admit(*key)
@@ -39,5 +39,5 @@ def count_run(
     dispatched_at = run.dispatched + ended_at - clock()  # the engine's clock may be another one
     arrived_at = [taker.started_at for taker in takers]
     series.count_run(arrived_at, waited_s, dispatched_at, inferred_at, ended_at, run.seconds)
-    series.received_bytes += sum([taker.received_bytes for taker in takers])
-    series.sent_bytes += sum(map(len, answers))
+    series.received_bytes += received_bytes
+    series.sent_bytes += sent_bytes

@@ -31,6 +31,18 @@ Texts: TypeAlias = Sequence[bytes] | None
 """What stands around the values in answers that differ in those alone; None where others do not."""
 
 
+class _Memo:
+    """What is known of a lane's answers: the text around values of that `kind`, and whether some repeat parts of requests."""
+
+    __slots__ = ("echoing", "kind", "message_bytes", "texts")
+
+    def __init__(self, message_bytes: int) -> None:
+        self.message_bytes = message_bytes
+        self.echoing = False
+        self.kind: list[tuple[Any, ...]] | None = None
+        self.texts: Texts = None
+
+
 class ShortWay(ABC):
     """One method's handler: `handle`. `general` is what it falls back on, and `locate` finds the values of a message."""
 
@@ -69,9 +81,12 @@ class ShortWay(ABC):
 
     def _lane(self, form: Form) -> Lane | None:
         try:
-            return self._engine.lane(form.request, self)
+            lane = self._engine.lane(form.request, self)
         except CornetError:
             return None  # the general way meets the same error, and says it
+        if lane is not None:
+            lane.memo = _Memo(form.message_bytes)
+        return lane
 
     @abstractmethod
     def texts(self, identity: Identity, outputs: Arrays, rows: int) -> Texts:
@@ -81,16 +96,9 @@ class ShortWay(ABC):
     def encode(self, response: InferenceResponse, call: Call) -> bytes:
         """The general way's answer."""
 
-    def encode_rows(
-        self,
-        run: PackedRun,
-        texts: Sequence[bytes],
-        rows: int,
-        firsts: Sequence[int],
-        calls: Sequence[Call],  # noqa: ARG002 - for dialects whose answers repeat something of their requests
-    ) -> list[bytes]:
-        """The answers to calls, by their first rows."""
-        return around_rows(texts, list((run.outputs or {}).values()), rows, firsts)
+    def repeat(self, run: PackedRun, answers: Sequence[bytes], calls: Sequence[Call]) -> list[bytes]:
+        """The answers to calls, with what each repeats of its request; asked of lanes that `echoing` was said of."""
+        raise NotImplementedError
 
     # As the lanes' receiver:
 
@@ -99,19 +107,45 @@ class ShortWay(ABC):
     ) -> None:
         inferred_at = perf_counter()
         lane, outputs = tickets[0].lane, run.outputs or {}
-        kind: Any = [(array.dtype, array.shape[1:]) for array in outputs.values()]
-        if lane.memo is None or lane.memo[0] != kind:
-            lane.memo = kind, self.texts(run.identity, outputs, lane.rows)
-        texts: Texts = lane.memo[1]
-        if texts is None:
+        memo: _Memo = lane.memo
+        kind = [(array.dtype, array.shape[1:]) for array in outputs.values()]
+        if memo.kind != kind:
+            memo.kind, memo.texts = kind, self.texts(run.identity, outputs, lane.rows)
+        if memo.texts is None:
             for call, ticket, first in zip(takers, tickets, firsts, strict=True):
                 self.settle(call, ticket, run.response(ticket, first))
             return
-        answers = self.encode_rows(run, texts, lane.rows, firsts, takers)
-        clock, method, waited_s = self._engine.clock, takers[0].method, run.waits_of(tickets)
-        count_run(self._metrics, clock, method.protocol, method.name, run, takers, waited_s, answers, inferred_at)
+        answers = around_rows(memo.texts, list(outputs.values()), lane.rows, firsts)
+        received_bytes, sent_bytes = len(takers) * memo.message_bytes, len(takers) * len(answers[0])
+        if memo.echoing:
+            answers = self.repeat(run, answers, takers)
+            received_bytes, sent_bytes = sum(call.received_bytes for call in takers), sum(map(len, answers))
+        self.count(run, takers, run.waits_of(tickets), inferred_at, received_bytes, sent_bytes)
         for call, answer in zip(takers, answers, strict=True):
             call.reply_counted(answer)
+
+    def count(
+        self,
+        run: PackedRun,
+        calls: Sequence[Call],
+        waited_s: Sequence[float],
+        inferred_at: float,
+        received_bytes: int,
+        sent_bytes: int,
+    ) -> None:
+        method = calls[0].method
+        count_run(
+            self._metrics,
+            self._engine.clock,
+            method.protocol,
+            method.name,
+            run,
+            calls,
+            waited_s,
+            inferred_at,
+            received_bytes=received_bytes,
+            sent_bytes=sent_bytes,
+        )
 
     def settle(self, taker: Call, ticket: LaneTicket, outcome: Outcome) -> None:
         taker.decoded_at = ticket.enqueued + perf_counter() - self._engine.clock()

@@ -134,7 +134,19 @@ class ShortWay(ABC):
             return
         bodies, lines = encoded
         clock, waited_s = self.engine.clock, run.waits_of(tickets)
-        count_run(self._metrics, clock, self._protocol, self._name, run, takers, waited_s, bodies, inferred_at)
+        received_bytes, sent_bytes = sum([call.received_bytes for call in takers]), sum(map(len, bodies))
+        count_run(
+            self._metrics,
+            clock,
+            self._protocol,
+            self._name,
+            run,
+            takers,
+            waited_s,
+            inferred_at,
+            received_bytes=received_bytes,
+            sent_bytes=sent_bytes,
+        )
         for call, body in zip(takers, bodies, strict=True):
             call.reply_counted(body, lines)
 

@@ -213,6 +213,31 @@ async def test_a_new_version_answers_from_the_moment_it_is_available(served: Any
 
 
 @in_a_loop
+async def test_while_versions_come_and_go_every_request_is_answered_and_none_by_an_older_version_than_one_before(
+    served: Any, tmp_path: Path
+):
+    testing.write_offset(tmp_path / "m" / "1", 100)
+    async with served() as server:
+        messages = [infer(floats(number)) for number in range(8)]
+        answers: list[Any] = []
+        for version in (2, 3, 4):
+            testing.write_offset(tmp_path / "m" / str(version), 100 * version)
+            await server.engine._manager.poll()
+            settled = asyncio.create_task(server.engine._manager.settle())
+            while not settled.done():
+                answers += await server.answers(*messages)
+        answers += await server.answers(*messages)
+        parsed = [ModelInferResponse.FromString(data) for data in answers]
+        versions = [int(message.model_version) for message in parsed]
+        assert versions == sorted(versions)
+        assert versions[-1] == 4
+        for place, message in enumerate(parsed):
+            value = np.frombuffer(message.raw_output_contents[0], np.float32)[0]
+            assert value == 100 * int(message.model_version) + place % 8
+        assert len(server.taken) > 3
+
+
+@in_a_loop
 async def test_what_the_model_does_not_take_is_refused_in_the_same_words_every_time(served: Any, tmp_path: Path):
     testing.write_half_plus_two(tmp_path / "m" / "1")
     async with served() as server:
