@@ -1,14 +1,16 @@
-"""The grpcio transport with a table of plain functions: what a client sees of answers, errors, ends and limits."""
+"""Both transports with a table of plain functions: what a client sees of answers, errors, ends and limits."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import grpc
 import pytest
 
 from services.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from services.frontends.grpc.call import Call, MethodTable, StreamContext, StreamMethod, UnaryMethod
-from services.frontends.grpc.server import GrpcOptions, GrpcServer
+from services.frontends.grpc.options import GrpcOptions
+from services.frontends.grpc.transports import GrpcTransport, make_transport
 from services.telemetry.metrics import Metrics
 from services.telemetry.tables import CODE_NAMES
 
@@ -35,25 +37,35 @@ async def stream_echo(requests: AsyncIterator[bytes], context: StreamContext) ->
         yield data
 
 
-def run(
-    methods: MethodTable,
-    scenario: Callable[[GrpcServer, grpc.aio.Channel], Awaitable[None]],
-    options: GrpcOptions | None = None,
-    channel_options: tuple[tuple[str, int], ...] = (),
-    metrics: Metrics | None = None,
-) -> None:
-    """Run the scenario against a server on a free port."""
+@pytest.fixture(params=["native", "grpcio"])
+def make_server(request: pytest.FixtureRequest) -> Callable[..., GrpcTransport]:
+    """Makes a server of either transport."""
+    return partial(make_transport, request.param)
 
-    async def main() -> None:
-        server = GrpcServer(methods, "127.0.0.1", 0, options=options, metrics=metrics, clock=lambda: 1000.0)
-        port = await server.start()
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options) as channel:
-                await asyncio.wait_for(scenario(server, channel), TIMEOUT_S)
-        finally:
-            await server.stop(grace_s=0)
 
-    asyncio.run(main())
+@pytest.fixture
+def run(make_server: Callable[..., GrpcTransport]) -> Callable[..., None]:
+    """Runs a scenario against a server on a free port."""
+
+    def run(
+        methods: MethodTable,
+        scenario: Callable[[GrpcTransport, grpc.aio.Channel], Awaitable[None]],
+        options: GrpcOptions | None = None,
+        channel_options: tuple[tuple[str, int], ...] = (),
+        metrics: Metrics | None = None,
+    ) -> None:
+        async def main() -> None:
+            server = make_server(methods, "127.0.0.1", 0, options=options, metrics=metrics, clock=lambda: 1000.0)
+            port = await server.start()
+            try:
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options) as channel:
+                    await asyncio.wait_for(scenario(server, channel), TIMEOUT_S)
+            finally:
+                await server.stop(grace_s=0)
+
+        asyncio.run(main())
+
+    return run
 
 
 async def refused(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
@@ -62,50 +74,50 @@ async def refused(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
     return caught.value.code(), caught.value.details()
 
 
-def test_bytes_go_through_untouched() -> None:
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+def test_bytes_go_through_untouched(run) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         assert await channel.unary_unary("/t.T/Echo")(b"\x00\xff") == b"\x00\xff"
 
     run(table(Echo=echo), scenario)
 
 
-def test_an_answer_may_come_later() -> None:
+def test_an_answer_may_come_later(run) -> None:
     def later(data: bytes, call: Call) -> None:
         asyncio.get_running_loop().call_soon(call.reply, data)
 
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         assert await channel.unary_unary("/t.T/Later")(b"x") == b"x"
 
     run(table(Later=later), scenario)
 
 
-def test_an_error_arrives_as_its_status() -> None:
+def test_an_error_arrives_as_its_status(run) -> None:
     def refuse(data: bytes, call: Call) -> None:
         raise DeadlineExceeded("too late é")
 
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         answer = await refused(channel.unary_unary("/t.T/Refuse")(b""))
         assert answer == (grpc.StatusCode.DEADLINE_EXCEEDED, "too late é")
 
     run(table(Refuse=refuse), scenario)
 
 
-def test_an_unknown_method_is_unimplemented() -> None:
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+def test_an_unknown_method_is_unimplemented(run) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         code, _ = await refused(channel.unary_unary("/t.T/Nope")(b""))
         assert code is grpc.StatusCode.UNIMPLEMENTED
 
     run(table(Echo=echo), scenario)
 
 
-def test_the_callers_deadline_is_a_point_on_the_engines_clock() -> None:
+def test_the_callers_deadline_is_a_point_on_the_engines_clock(run) -> None:
     deadlines: list[float | None] = []
 
     def note(data: bytes, call: Call) -> None:
         deadlines.append(call.deadline)
         call.reply(b"")
 
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         await channel.unary_unary("/t.T/Note")(b"", timeout=15)
         await channel.unary_unary("/t.T/Note")(b"")
 
@@ -117,8 +129,8 @@ def test_the_callers_deadline_is_a_point_on_the_engines_clock() -> None:
 
 
 @pytest.mark.parametrize("end", ["cancel", "deadline"])
-def test_a_caller_that_goes_away_withdraws_its_work(end: str) -> None:
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+def test_a_caller_that_goes_away_withdraws_its_work(run, end: str) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         await channel.channel_ready()
         call = channel.unary_unary("/t.T/Hang")(b"", timeout=1 if end == "deadline" else None)
         waiting = asyncio.ensure_future(refused(call)) if end == "deadline" else None
@@ -139,8 +151,8 @@ def test_a_caller_that_goes_away_withdraws_its_work(end: str) -> None:
     assert withdrawn.is_set()
 
 
-def test_streams_carry_messages_and_errors() -> None:
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+def test_streams_carry_messages_and_errors(run) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         call = channel.stream_stream("/t.T/stream_echo")(iter([b"a", b"b", b"bad", b"c"]))
         assert [await call.read(), await call.read()] == [b"a", b"b"]
         code, text = await refused(call.read())
@@ -149,13 +161,13 @@ def test_streams_carry_messages_and_errors() -> None:
     run(table(stream_echo=stream_echo), scenario)
 
 
-def test_an_unforeseen_error_in_a_stream_is_internal() -> None:
+def test_an_unforeseen_error_in_a_stream_is_internal(run) -> None:
     async def stream_fail(requests: AsyncIterator[bytes], context: StreamContext) -> AsyncIterator[bytes]:
         async for data in requests:
             yield data
             raise RuntimeError("/secret/path")
 
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         call = channel.stream_stream("/t.T/stream_fail")(iter([b"a"]))
         assert await call.read() == b"a"
         code, text = await refused(call.read())
@@ -175,7 +187,7 @@ def ended(metrics: Metrics) -> dict[str, int]:
     return counts
 
 
-def test_streams_are_counted_by_how_they_end() -> None:
+def test_streams_are_counted_by_how_they_end(run) -> None:
     metrics = Metrics(gpus=False)
     gone = asyncio.Event()
 
@@ -186,7 +198,7 @@ def test_streams_are_counted_by_how_they_end() -> None:
         finally:
             gone.set()
 
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         echo = channel.stream_stream("/t.T/stream_echo")
         assert [data async for data in echo(iter([b"ab", b"c"]))] == [b"ab", b"c"]
         await refused(echo(iter([b"bad"])).read())
@@ -203,8 +215,8 @@ def test_streams_are_counted_by_how_they_end() -> None:
     assert (finished.received_bytes, finished.sent_bytes) == (3, 3)
 
 
-def test_a_message_over_the_limit_is_refused() -> None:
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+def test_a_message_over_the_limit_is_refused(run) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         assert await channel.unary_unary("/t.T/Echo")(b"x" * 1000) == b"x" * 1000
         code, _ = await refused(channel.unary_unary("/t.T/Echo")(b"x" * 1001))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -213,8 +225,8 @@ def test_a_message_over_the_limit_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("name", "magic"), [("gzip", b"\x1f\x8b"), ("deflate", b"\x78")])
-def test_answers_are_compressed_where_asked_for(name: str, magic: bytes) -> None:
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+def test_answers_are_compressed_where_asked_for(run, name: str, magic: bytes) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         compressed = await channel.unary_unary("/t.T/Echo")(b"x" * 10_000)
         assert compressed.startswith(magic)
         assert len(compressed) < 1000
@@ -223,30 +235,30 @@ def test_answers_are_compressed_where_asked_for(name: str, magic: bytes) -> None
     run(table(Echo=echo), scenario, GrpcOptions(compression=name), as_it_comes)
 
 
-def test_an_unknown_compression_is_refused() -> None:
+def test_an_unknown_compression_is_refused(make_server) -> None:
     with pytest.raises(InvalidArgument, match=r"gzip, deflate\. Received: 'zstd'"):
-        asyncio.run(GrpcServer({}, "127.0.0.1", 0, options=GrpcOptions(compression="zstd")).start())
+        asyncio.run(make_server({}, "127.0.0.1", 0, options=GrpcOptions(compression="zstd")).start())
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_a_port_that_is_taken_is_named(make_server) -> None:
     async def main() -> None:
-        first = GrpcServer({}, "127.0.0.1", 0)
+        first = make_server({}, "127.0.0.1", 0)
         port = await first.start()
         try:
             with pytest.raises(Unavailable, match=f"Cannot listen for gRPC on 127.0.0.1:{port}"):
-                await GrpcServer({}, "127.0.0.1", port).start()
+                await make_server({}, "127.0.0.1", port).start()
         finally:
             await first.stop(grace_s=0)
 
     asyncio.run(main())
 
 
-def test_servers_may_share_a_port_where_told_to() -> None:
+def test_servers_may_share_a_port_where_told_to(make_server) -> None:
     async def main() -> None:
         options = GrpcOptions(reuse_port=True)
-        first = GrpcServer({}, "127.0.0.1", 0, options=options)
+        first = make_server({}, "127.0.0.1", 0, options=options)
         port = await first.start()
-        second = GrpcServer({}, "127.0.0.1", port, options=options)
+        second = make_server({}, "127.0.0.1", port, options=options)
         try:
             assert await second.start() == port
         finally:
@@ -256,8 +268,8 @@ def test_servers_may_share_a_port_where_told_to() -> None:
     asyncio.run(main())
 
 
-def test_stopping_waits_for_running_calls() -> None:
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+def test_stopping_waits_for_running_calls(run) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         call = asyncio.ensure_future(channel.unary_unary("/t.T/Hold")(b""))
         await started.wait()
         stopping = asyncio.ensure_future(server.stop(grace_s=10))
@@ -275,8 +287,8 @@ def test_stopping_waits_for_running_calls() -> None:
     run(table(Hold=hold), scenario)
 
 
-def test_stopping_cancels_calls_that_outlast_the_grace() -> None:
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+def test_stopping_cancels_calls_that_outlast_the_grace(run) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         call = asyncio.ensure_future(refused(channel.unary_unary("/t.T/Hang")(b"")))
         await started.wait()
         await server.stop(grace_s=0)
@@ -292,10 +304,10 @@ def test_stopping_cancels_calls_that_outlast_the_grace() -> None:
     run(table(Hang=hang), scenario)
 
 
-def test_stopping_ends_streams_at_once() -> None:
+def test_stopping_ends_streams_at_once(run) -> None:
     metrics = Metrics(gpus=False)
 
-    async def scenario(server: GrpcServer, channel: grpc.aio.Channel) -> None:
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
         call = channel.stream_stream("/t.T/stream_echo")()
         await call.write(b"a")
         assert await call.read() == b"a"
