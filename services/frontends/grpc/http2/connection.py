@@ -193,7 +193,7 @@ class Connection(Streams, asyncio.Protocol):
                     elif flags & PADDED or not size:
                         self._odd_data(stream, data[start:stop], flags)
                     else:
-                        stream.data(data[start:stop], size, last=flags & END_STREAM != 0)
+                        stream.data(data, start, stop, size, flags & END_STREAM)
                     if self.recv_window < self._low_window:
                         self.replenish_connection()
                 elif kind == HEADERS:
@@ -217,7 +217,7 @@ class Connection(Streams, asyncio.Protocol):
         content = unpadded(payload) if flags & PADDED else payload
         if not content and not flags & END_STREAM:
             self.control.count_empty()
-        stream.data(content, len(payload), last=flags & END_STREAM != 0)
+        stream.data(content, 0, len(content), len(payload), flags & END_STREAM)
 
     def _stray_data(self, sid: int, stream: Stream | None) -> None:
         """DATA on a stream that takes none."""

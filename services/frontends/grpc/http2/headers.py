@@ -17,6 +17,20 @@ from services.frontends.grpc.http2.messages import ENCODINGS, IDENTITY
 from services.telemetry.exchange import REQUEST_ID, fit_request_id
 
 TIMEOUT = b"grpc-timeout"
+_REQUEST_ID = REQUEST_ID.encode()
+_OWN = frozenset(
+    (
+        TIMEOUT,
+        _REQUEST_ID,
+        b"traceparent",
+        b"tracestate",
+        b"baggage",
+        b"grpc-trace-bin",
+        b"x-b3-traceid",
+        b"x-b3-spanid",
+    )
+)
+"""Fields that differ from one request to the next: heads are remembered without them."""
 
 _MAX_KEPT = 256
 _Checked: TypeAlias = tuple[bytes, "list[tuple[str, str | bytes]] | None"]
@@ -33,6 +47,7 @@ _OURS = frozenset(
 """Fields that are the transport's business; all others are the call's metadata."""
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_MALFORMED_BINARY = "Malformed binary metadata: expected base64."
 _UNFIT_VALUE = re.compile(rb"[\x00\r\n]|\A[ \t]|[ \t]\Z")
 _CONTENT_TYPE = re.compile(rb"application/grpc(?:[+;].*)?", re.IGNORECASE)
 _LENGTH = re.compile(rb"[0-9]{1,18}")
@@ -73,8 +88,8 @@ TimedHead: TypeAlias = tuple[Head, float | None]
 class HeadReader:
     """Reads heads against a method table.
 
-    It remembers heads, as clients repeat all but the timeout, and what became of single fields, for clients that also send
-    something of each request's own.
+    It remembers heads, as clients repeat all but the timeout and what names or traces the request, and what became of
+    single fields, for clients that vary more than that.
     """
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
@@ -84,26 +99,49 @@ class HeadReader:
 
     def read(self, fields: list[Field], size: int) -> TimedHead:
         """The head of a request whose fields count for `size` bytes. Raises StreamFault where they are malformed."""
-        timeout = None
-        for at, field in enumerate(fields):
-            if field[0] == TIMEOUT:
-                timeout = field[1]
-                fields = [*fields[:at], *fields[at + 1 :]]
-                break
-        key = tuple(fields)
-        head = self._heads.get(key)
+        own = [field for field in fields if field[0] in _OWN]
+        if not own:
+            return self._shared(tuple(fields), size), None
+        head = self._shared(tuple([field for field in fields if field[0] not in _OWN]), size)
+        if any(name[:1] == b":" for name, _, _ in fields[fields.index(own[0]) :]):
+            raise StreamFault(PROTOCOL_ERROR, "a pseudo-header is out of place")
+        timeout_s = None
+        for field in own:
+            name, value, _ = field
+            if name != TIMEOUT:
+                head = self._with_metadata(head, field)
+                continue
+            digits, unit_s = value[:-1], _UNIT_S.get(value[-1:])
+            if unit_s is None or not digits.isdigit() or len(digits) > _TIMEOUT_DIGITS:
+                if head.refusal is None:
+                    head = refused(400, errors.INTERNAL, f"Malformed grpc-timeout: {_shown(value)}.")
+            else:
+                timeout_s = int(digits) * unit_s
+        return head, timeout_s
+
+    def _shared(self, fields: tuple[Field, ...], size: int) -> Head:
+        """The head of the fields that many requests have alike."""
+        head = self._heads.get(fields)
         if head is None:
-            head = self._head(key)
+            head = self._head(fields)
             if size <= _MAX_KEPT_BYTES:
                 if len(self._heads) >= _MAX_KEPT:
                     self._heads.clear()
-                self._heads[key] = head
-        if timeout is None or head.refusal is not None:
-            return head, None
-        digits, unit_s = timeout[:-1], _UNIT_S.get(timeout[-1:])
-        if unit_s is None or not digits.isdigit() or len(digits) > _TIMEOUT_DIGITS:
-            return refused(400, errors.INTERNAL, f"Malformed grpc-timeout: {_shown(timeout)}."), None
-        return head, int(digits) * unit_s
+                self._heads[fields] = head
+        return head
+
+    def _with_metadata(self, head: Head, field: Field) -> Head:
+        """The head with one more field of metadata, that is not worth remembering."""
+        name, value, _ = field
+        check_field(name, value)
+        if head.refusal is not None:
+            return head
+        try:
+            pairs = _metadata(name, value)
+        except ValueError:
+            return refused(400, errors.INTERNAL, _MALFORMED_BINARY)
+        request_id = fit_request_id(value.decode("latin-1")) if name == _REQUEST_ID else head.request_id
+        return head._replace(metadata=(*head.metadata, *pairs), request_id=request_id)
 
     def _head(self, fields: Iterable[Field]) -> Head:
         pseudo: dict[bytes, bytes] = {}
@@ -132,7 +170,7 @@ class HeadReader:
         if refusal is not None:
             return refusal
         if malformed:
-            return refused(400, errors.INTERNAL, "Malformed binary metadata: expected base64.")
+            return refused(400, errors.INTERNAL, _MALFORMED_BINARY)
         length = known.get(b"content-length")
         accepted = known.get(b"grpc-accept-encoding", b"").decode("latin-1").split(",")
         return Head(
@@ -141,9 +179,6 @@ class HeadReader:
             known.get(b"grpc-encoding", IDENTITY.encode()).decode(),
             frozenset([name.strip() for name in accepted if name]),
             None if length is None else int(length),
-            next(
-                (fit_request_id(value) for name, value in metadata if name == REQUEST_ID and isinstance(value, str)), ""
-            ),
         )
 
     def _check(self, field: Field) -> "_Checked":

@@ -68,8 +68,9 @@ class StreamingCall:
         self._started = self._ended = self._shutting_down = False
         self._task = asyncio.get_running_loop().create_task(self._run(method))
 
-    def data(self, content: bytes, frame_bytes: int, *, last: bool) -> None:
-        """A DATA frame: its content, and what it counts for in flow control. Raises StreamFault."""
+    def data(self, buffer: bytes, start: int, stop: int, frame_bytes: int, last: int) -> None:
+        """A DATA frame: where its content is, and what it counts for in flow control. Raises StreamFault."""
+        content = buffer[start:stop]
         self.recv_window -= frame_bytes
         if self.recv_window < 0:
             raise StreamFault(FLOW_CONTROL_ERROR, "the stream's window is exceeded")

@@ -14,6 +14,7 @@ from services.frontends.grpc.http2.context import Context
 from services.frontends.grpc.http2.control import Control
 from services.frontends.grpc.http2.flow import Sender
 from services.frontends.grpc.http2.frames import (
+    DATA,
     END_STREAM,
     FLOW_CONTROL_ERROR,
     HEAD_BYTES,
@@ -33,6 +34,7 @@ from services.frontends.status import to_cornet
 
 Stream: TypeAlias = Receiving | NativeCall | StreamingCall
 
+_KIND_AT = 3
 _WHOLE = Struct(">HBBBIBI")
 """A DATA frame's head, and the prefix of the message in it."""
 
@@ -77,14 +79,31 @@ class Streams:
     def begin(self, stream: Receiving, data: bytes, *, compressed: bool) -> None:
         """A unary request is complete. Raises CornetError where its message does not decompress."""
         if not compressed:
-            self._serve(stream, data)
+            self.serve(stream, data)
             return
         encoding, limit = stream.head.encoding, self.context.max_message_bytes
         if len(data) <= OFFLOADED_BYTES:
-            self._serve(stream, messages.decompressed(data, encoding, limit))
+            self.serve(stream, messages.decompressed(data, encoding, limit))
             return
         work = self._loop.run_in_executor(None, messages.decompressed, data, encoding, limit)
         work.add_done_callback(partial(self._decompressed, stream))
+
+    def may_be_whole(self, stream: Receiving, frame_bytes: int) -> bool:
+        """Whether a request that is whole in its first frame may be served as it is."""
+        return frame_bytes <= self._whole_bytes and stream.head.content_length is None
+
+    def serve(self, stream: Receiving, data: bytes) -> None:
+        """A request is complete: it becomes a call."""
+        method = stream.head.method
+        if not isinstance(method, UnaryMethod):
+            raise TypeError("a stream that is Receiving has a unary method")
+        if stream.deadline is not None and stream.deadline <= self.context.clock():
+            stream.remote_closed = True
+            stream.expire()
+            return
+        call = NativeCall(self, stream.sid, stream.send_window, stream.head, method, stream.deadline)
+        self.streams[stream.sid] = call
+        serve(method, data, call)
 
     def abort_streams(self, error: CornetError) -> None:
         """End every open call with an error."""
@@ -121,13 +140,13 @@ class Streams:
         """
         head, timeout_s = timed
         method = head.method
-        if method.__class__ is not UnaryMethod or len(data) - i < _WHOLE.size or head.content_length is not None:
+        if len(data) - i < _WHOLE.size or data[i + _KIND_AT] != DATA or not isinstance(method, UnaryMethod):
             return 0
-        high, low, kind, flags, its_sid, is_compressed, length = _WHOLE.unpack_from(data, i)
+        high, low, _, flags, its_sid, is_compressed, length = _WHOLE.unpack_from(data, i)
         size = high << 8 | low
         stop: int = i + HEAD_BYTES + size
         if (
-            (kind or is_compressed or flags != END_STREAM or its_sid != sid)
+            (is_compressed or flags != END_STREAM or its_sid != sid or head.content_length is not None)
             or (length != size - PREFIX_BYTES or stop > len(data) or size > self._whole_bytes)
             or (not sid & 1 or sid > self.goaway_sid or len(self.streams) >= self._max_streams)
         ):
@@ -179,12 +198,13 @@ class Streams:
             if deadline < self.context.deadlines.next:
                 self.context.deadlines.watch(deadline)
         method = head.method
-        if isinstance(method, StreamMethod) and self.context.stopping:
+        if not isinstance(method, StreamMethod):
+            stream: Stream = Receiving(self, sid, head, deadline)
+        elif self.context.stopping:
             head = refused(200, errors.UNAVAILABLE, STOPPING)
-        if isinstance(method, StreamMethod) and head.refusal is None:
-            stream: Stream = StreamingCall(self, sid, head, method, deadline)
-        else:
             stream = Receiving(self, sid, head, deadline)
+        else:
+            stream = StreamingCall(self, sid, head, method, deadline)
         self.streams[sid] = stream
         last = flags & END_STREAM != 0
         if head.refusal is not None:
@@ -227,17 +247,6 @@ class Streams:
             self.sender.reset(stream, fault.code)
         self.control.count_reset()
 
-    def _serve(self, stream: Receiving, data: bytes) -> None:
-        method = stream.head.method
-        if not isinstance(method, UnaryMethod):
-            raise TypeError("a stream that is Receiving has a unary method")
-        if stream.deadline is not None and stream.deadline <= self.context.clock():
-            stream.expire()
-            return
-        call = NativeCall(self, stream.sid, stream.send_window, stream.head, method, stream.deadline)
-        self.streams[stream.sid] = call
-        serve(method, data, call)
-
     def _decompressed(self, stream: Receiving, work: "asyncio.Future[bytes]") -> None:
         """A thread has decompressed the message of a stream that may be gone by now."""
         if self.streams.get(stream.sid) is not stream:
@@ -245,6 +254,6 @@ class Streams:
             return
         error = work.exception()
         if error is None:
-            self._serve(stream, work.result())
+            self.serve(stream, work.result())
         else:
             stream.refuse(to_cornet(error) if isinstance(error, Exception) else Internal("The server failed."))

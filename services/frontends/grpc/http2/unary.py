@@ -1,6 +1,7 @@
 """Streams of unary methods: a request that is still arriving, and the call it becomes."""
 
 from collections import deque
+from struct import Struct
 from typing import TYPE_CHECKING
 
 from services.errors import CornetError, DeadlineExceeded, Internal, PayloadTooLarge, Unimplemented
@@ -21,6 +22,8 @@ from services.telemetry.log import get_logger
 if TYPE_CHECKING:
     from services.frontends.grpc.http2.streams import Streams
 
+_PREFIX = Struct(">BI")
+
 _log = get_logger("cornet.grpc")
 
 UNKNOWN_SIZE = -1
@@ -31,10 +34,15 @@ OFFLOADED_BYTES = 2**16
 class Receiving:
     """A request until its last byte. It holds what came of the message, and no more than the limits say."""
 
-    __slots__ = (
-        *("_chunks", "_connection", "_held", "_needed", "_size", "deadline", "head", "recv_window"),
-        *("backlog", "pending", "queued", "remote_closed", "send_window", "sid", "tail", "waits"),
-    )
+    pending: deque[memoryview] | None = None
+    tail: bytes | None = None
+    backlog = 0
+    queued = False
+    waits = False
+    remote_closed = False
+    _size = 0
+    _held = 0
+    _needed = UNKNOWN_SIZE
 
     def __init__(self, connection: "Streams", sid: int, head: Head, deadline: float | None) -> None:
         self._connection = connection
@@ -43,23 +51,21 @@ class Receiving:
         self.deadline = deadline
         self.send_window = connection.sender.initial_window
         self.recv_window = connection.stream_window
-        self.remote_closed = False
-        self.pending: deque[memoryview] | None = None
-        self.tail: bytes | None = None
-        self.queued = self.waits = False
-        self.backlog = 0
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._held = 0
-        self._needed = UNKNOWN_SIZE
+        self._buffer: bytearray | None = None
 
-    def data(self, content: bytes, frame_bytes: int, *, last: bool) -> None:
-        """A DATA frame: its content, and what it counts for in flow control. Raises StreamFault."""
+    def data(self, buffer: bytes, start: int, stop: int, frame_bytes: int, last: int) -> None:
+        """A DATA frame: where its content is, and what it counts for in flow control. Raises StreamFault."""
         connection = self._connection
+        if last and self._buffer is None and stop - start >= PREFIX_BYTES:
+            is_compressed, size = _PREFIX.unpack_from(buffer, start)
+            if not is_compressed and size == stop - start - PREFIX_BYTES and connection.may_be_whole(self, frame_bytes):
+                connection.serve(self, buffer[start + PREFIX_BYTES : stop])
+                return
+        content = buffer[start:stop]
         self.recv_window -= frame_bytes
         if self.recv_window < 0:
             raise StreamFault(FLOW_CONTROL_ERROR, "the stream's window is exceeded")
-        self.remote_closed = last
+        self.remote_closed = bool(last)
         try:
             if content:
                 self._take(content)
@@ -103,13 +109,13 @@ class Receiving:
 
     def _take(self, content: bytes) -> None:
         connection = self._connection
-        chunks = self._chunks
-        chunks.append(content)
+        if self._buffer is None:
+            self._buffer = bytearray()
+        self._buffer += content
         self._size += len(content)
         if self._needed == UNKNOWN_SIZE and self._size >= PREFIX_BYTES:
-            if len(chunks) > 1:
-                chunks[:] = [b"".join(chunks)]
-            size = messages.read_prefix(chunks[0], self.head.encoding, connection.context.max_message_bytes)
+            prefix = bytes(self._buffer[:PREFIX_BYTES])
+            size = messages.read_prefix(prefix, self.head.encoding, connection.context.max_message_bytes)
             self._needed = PREFIX_BYTES + size
         if UNKNOWN_SIZE < self._needed < self._size:
             raise Unimplemented("Expected one message in a unary call. Received: more.")
@@ -126,12 +132,14 @@ class Receiving:
             raise Unimplemented("Expected one message in a unary call. Received: none.")
         if self._size != self._needed:
             raise Internal("The request ends in the middle of its message.")
-        data = b"".join(self._chunks)
+        buffer = self._buffer or bytearray()
+        with memoryview(buffer) as view:
+            data = bytes(view[PREFIX_BYTES:])
         self._release()
-        self._connection.begin(self, data[PREFIX_BYTES:], compressed=data[0] == 1)
+        self._connection.begin(self, data, compressed=buffer[0] == 1)
 
     def _release(self) -> None:
-        self._chunks = []
+        self._buffer = None
         self._connection.context.receive(-self._held)
         self._held = 0
 
@@ -161,7 +169,7 @@ class NativeCall(Call):
         self.head = head
         self._connection = connection
 
-    def data(self, content: bytes, frame_bytes: int, *, last: bool) -> None:
+    def data(self, buffer: bytes, start: int, stop: int, frame_bytes: int, last: int) -> None:
         """Never called: what comes after END_STREAM is refused before."""
 
     def end(self) -> None:
@@ -197,22 +205,23 @@ class NativeCall(Call):
         return self._request_id
 
     def _send(self, data: bytes) -> None:
+        connection = self._connection
+        sender, context = connection.sender, connection.context
+        request_id = self._request_id or self.request_id
         try:
-            self._answer(data)
+            if sender.backlog and sender.backlog + len(data) > context.limits.max_sending_bytes:
+                text = (
+                    "The answers that wait for this connection's windows are as large as they may be. Try again later."
+                )
+                self._send_error(PayloadTooLarge.code, text)
+            elif context.compression and context.compression in self.head.accepts:
+                packed = messages.compressed(data, context.compression)
+                sender.answer_in_parts(self, packed, request_id, context.compression)
+            else:
+                sender.answer(self, data, request_id)
         except Exception as error:  # noqa: BLE001 - logged; the call has no other end left
             _log.error("an answer could not be sent", cause=error)
-            self._connection.sender.reset(self, INTERNAL_ERROR)
-
-    def _answer(self, data: bytes) -> None:
-        connection = self._connection
-        sender, compression = connection.sender, connection.context.compression
-        if sender.backlog and sender.backlog + len(data) > connection.context.limits.max_sending_bytes:
-            text = "The answers that wait for this connection's windows are as large as they may be. Try again later."
-            self._send_error(PayloadTooLarge.code, text)
-        elif compression and compression in self.head.accepts:
-            sender.answer_in_parts(self, messages.compressed(data, compression), self.request_id, compression)
-        else:
-            sender.answer(self, data, self.request_id)
+            sender.reset(self, INTERNAL_ERROR)
 
     def _send_error(self, code: int, text: str) -> None:
         self._connection.sender.fail(self, code, text, ((REQUEST_ID, self.request_id),))
