@@ -2,18 +2,23 @@
 
 import signal
 import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import http2_frames as h2
 import httpx
 import pytest
+from http2_peer import Peer
+from hyperframe.frame import GoAwayFrame
 
 from services import testing
 from services.errors import Unavailable
 from services.launch import ServerProcess
+from services.protocols.messages import ModelInferRequest, ModelInferResponse
 
 
 @pytest.fixture
@@ -49,6 +54,27 @@ def test_a_request_that_runs_at_sigterm_is_answered(small: Path) -> None:
 
     assert status == 0
     assert len(answer.result().raise_for_status().json()["outputs"]) == len(rows)
+
+
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+def test_a_grpc_call_that_has_begun_at_sigterm_is_answered(small: Path, transport: str) -> None:
+    """Its message is only half sent when the server says GOAWAY; the rest of it is waited for."""
+    request = ModelInferRequest(model_name="half_plus_two", raw_input_contents=[struct.pack("<f", 1.0)])
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 1])
+    message = h2.message(request.SerializeToString())
+    with ServerProcess(small, "--grpc-transport", transport, "--no-typed-endpoints") as server:
+        host, port = server.grpc_address.split(":")
+        with Peer((host, int(port))) as peer, ThreadPoolExecutor(1) as pool:
+            stream = peer.open("/inference.GRPCInferenceService/ModelInfer")
+            peer.send_data(stream, message[:10])
+            peer.expect_alive()
+            stopped = pool.submit(server.stop)
+            peer.wait(lambda frame: isinstance(frame, GoAwayFrame), "GOAWAY")
+            peer.send_data(stream, message[10:], end=True)
+            answer = ModelInferResponse.FromString(peer.answer(stream).data)
+            peer.expect_end()
+            assert stopped.result() == 0
+    assert list(answer.raw_output_contents) == [struct.pack("<f", 2.5)]
 
 
 def test_readiness_turns_false_before_the_ports_close(small: Path) -> None:
