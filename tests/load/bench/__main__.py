@@ -6,6 +6,7 @@ Nothing leaves loopback; every process that is started is ended, also on Ctrl-C.
 """
 
 import json
+import math
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from tests.load.bench.families import find_families
 from tests.load.bench.footprint import measure_starts, measure_swaps
 from tests.load.bench.machine import describe_machine, describe_versions
 from tests.load.bench.models import PEERS_MODELS, Model, link_families, read_models, write_peers_models
-from tests.load.bench.options import FULL, QUICK, USUAL, Options, parse
+from tests.load.bench.options import FULL, QUICK, STEPS, USUAL, Options, parse
 from tests.load.bench.processes import Slot
 from tests.load.bench.servers import Place
 from tests.load.bench.session import Session, Slots
@@ -66,8 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path.write_text(json.dumps(document, indent=1, default=str))
     table.show([table.figures_table(results), table.figures_table(workers), table.starts_table(extras)])
     _say(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_at_start']:.1f} at the start; {path}")
-    asked = not options.only  # with a choice of cells, only what they tell
-    table.show([table.verdicts_table([verdict for verdict in verdicts if asked or verdict.reached is not None])])
+    complete = options.size != QUICK and not options.only and len(options.steps) == len(STEPS)
+    told = [verdict for verdict in verdicts if complete or not math.isnan(verdict.measured)]
+    table.show([table.verdicts_table(told)])
     return 0
 
 
@@ -82,7 +84,7 @@ def _measure(
     if "cells" in options.steps:
         session.measure(cells, options.rounds, options.seconds, results)
     if "swap" in options.steps and _wants_server(options, "cornet"):
-        measure_swaps(session, options.rounds, max(4, options.seconds), extras)
+        measure_swaps(session, options.rounds // 2 + 1, max(4, options.seconds), extras)
     if "workers" in options.steps and _wants_server(options, "cornet"):
         cores = (*options.server.cores, *options.client.cores)
         everywhere = Slot(cores, options.server.nice)

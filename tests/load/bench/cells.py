@@ -61,7 +61,7 @@ class Sample:
     @property
     def cpu_us(self) -> float:
         """The server's CPU microseconds per request."""
-        return self.cpu_s / max(1, self.figures.requests) * 1e6
+        return self.cpu_s / max(1, self.figures.requests, self.figures.answered) * 1e6
 
 
 @dataclass

@@ -17,8 +17,6 @@ from tests.load.bench.session import START_S, Running, ServerFailed, Session
 from tests.load.bench.targets import Extras
 
 _MODEL = "mlp"
-_SETTLED_S = 20.0
-_IDLE_SHARE = 0.1
 _EVERY_S = 1.0
 
 
@@ -57,19 +55,10 @@ def _start_once(session: Session, server: Server, model: Model, *, look: bool) -
             return seconds, 0
         target = Target(running.address(protocol), model.name, request, len(answer))
         GENERATORS[usual(protocol)].run(target, Load(8, 1, session.slots.client), session.place)
-        _settle(running)
+        running.settle()
         return seconds, running.child.memory_bytes()[0]
     finally:
         running.child.stop()
-
-
-def _settle(running: Running) -> None:
-    """Wait until what a server still does in the background after its start is done."""
-    end, quiet = time.monotonic() + _SETTLED_S, 0
-    while time.monotonic() < end and quiet < 3:
-        before = running.child.cpu_s()
-        time.sleep(0.5)
-        quiet = quiet + 1 if running.child.cpu_s() - before < 0.5 * _IDLE_SHARE else 0
 
 
 def measure_swaps(session: Session, rounds: int, seconds: int, extras: Extras) -> None:

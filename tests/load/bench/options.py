@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add = parser.add_argument
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--quick", action="store_true", help="two short rounds of what the ratios need; two to three minutes"
+        "--quick", action="store_true", help="two short rounds of what the ratios need; about three minutes"
     )
     size.add_argument(
         "--full", action="store_true", help="every server, protocol, model and concurrency; about an hour"

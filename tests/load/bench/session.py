@@ -22,6 +22,7 @@ from tests.load.bench.servers import PROJECT, SERVERS, Place, Server
 START_S = 90.0
 _RETRY_S = 0.01
 _CALL_S = 20.0
+_SETTLED_S, _LOOK_S, _IDLE_SHARE = 20.0, 0.4, 0.1
 Say = Callable[[str], None]
 
 
@@ -75,6 +76,14 @@ class Running:
             time.sleep(10 * _RETRY_S)
         raise ServerFailed(f"{self.server.name} {protocol} {model.name}: {trouble}")
 
+    def settle(self) -> None:
+        """Wait until what a server still does in the background after its start is done."""
+        end, quiet = time.monotonic() + _SETTLED_S, 0
+        while time.monotonic() < end and quiet < 3:
+            before = self.child.cpu_s()
+            time.sleep(_LOOK_S)
+            quiet = quiet + 1 if self.child.cpu_s() - before < _IDLE_SHARE * _LOOK_S else 0
+
 
 def ask(request: Request, address: str) -> bytes:
     """One request on a connection of its own. Raises OSError where it fails, with what the server said."""
@@ -122,6 +131,8 @@ class Session:
             running = self._start({cell.server for cell in cells}, stack, results, cells)
             describe(dict(self.models), self.place.description)
             targets = self._check(running, cells, results)
+            for server in running.values():
+                server.settle()
             for number in range(rounds):
                 for cell in cells:
                     if cell not in results.failures:
@@ -181,9 +192,9 @@ class Session:
     def _one(
         self, cell: Cell, running: Running | None, target: Target | None, number: int, seconds: int, results: Results
     ) -> None:
-        """Measure a cell once; its first round is preceded by a second of warming up."""
+        """Measure a cell once; the first round of a small model is preceded by a second of warming up."""
         try:
-            if number == 0:
+            if number == 0 and not cell.model.endswith(LARGE) and cell.protocol != IN_PROCESS:
                 self._load(cell, target, 1)
             began, before, cpu = time.perf_counter(), core_ticks(self.slots.server.cores), _cpu(running)
             own = _generator_cpu()
@@ -201,10 +212,11 @@ class Session:
         )
         generator = 0.0 if running is None else used / elapsed / len(self.slots.client.cores)
         rss = running.child.memory_bytes()[0] if running else 0
-        results.add(cell, Sample(figures, cpu_s, foreign, generator, rss))
+        sample = Sample(figures, cpu_s, foreign, generator, rss)
+        results.add(cell, sample)
         self.say(
             f"round {number + 1}  {cell!s:60} {figures.per_second:>11,.1f}/s  p50 {figures.p50_ms:8.3f}  "
-            f"p99 {figures.p99_ms:8.3f} ms  errors {figures.errors}  cpu {cpu_s / max(1, figures.requests) * 1e6:7.1f} us  "
+            f"p99 {figures.p99_ms:8.3f} ms  errors {figures.errors}  cpu {sample.cpu_us:7.1f} us  "
             f"others {foreign:4.0%}"
         )
 

@@ -74,4 +74,4 @@ def test_h2load_that_was_not_answered_has_no_figures() -> None:
 
 
 def test_perf_analyzers_report_is_read_by_its_columns() -> None:
-    assert read_perf_analyzer(PERF_ANALYZER, seconds=3) == Figures(19070, 3, 0, 9.123, 19.85)
+    assert read_perf_analyzer(PERF_ANALYZER, seconds=3) == Figures(19070, 3, 0, 9.123, 19.85, answered=22248)

@@ -12,8 +12,10 @@ import multiprocessing
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from tests.load.bench.protocols import OIP_METHOD, TFS_METHOD
 PROCESSES = 4
 DEADLINE_S = 5.0
 WARM_S = 0.3
+START_S = 60.0
 Call = Callable[[], Awaitable[object]]
 
 
@@ -78,22 +81,31 @@ def opener(path: str) -> Callable[[str, str, dict[str, Any], np.ndarray], Call]:
     return {OIP_METHOD: triton_grpc, TFS_METHOD: tensorflow_grpc}.get(path, triton_http)
 
 
-async def repeat(call: Call, calls: int, seconds: float) -> tuple[list[float], int, float]:
-    """Milliseconds of the calls that ended within `seconds`, how many failed, and how long it was."""
-    times: list[float] = []
-    errors, counting, stopped = 0, False, False
+@dataclass
+class Part:
+    """What one process measured: milliseconds of the calls that ended in time, how many failed, how many ended at all."""
+
+    times: list[float] = field(default_factory=list)
+    errors: int = 0
+    answered: int = 0
+    seconds: float = 0.0
+
+
+async def repeat(call: Call, calls: int, seconds: float) -> Part:
+    part = Part()
+    counting = stopped = False
 
     async def one_after_another() -> None:
-        nonlocal errors
         while not stopped:
             began = time.perf_counter()
             try:
                 await call()
             except Exception:  # noqa: BLE001 - whatever the client raises is a failed request
-                errors += counting
+                part.errors += counting
             else:
+                part.answered += 1
                 if counting:
-                    times.append((time.perf_counter() - began) * 1000)
+                    part.times.append((time.perf_counter() - began) * 1000)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(calls):
@@ -101,42 +113,47 @@ async def repeat(call: Call, calls: int, seconds: float) -> tuple[list[float], i
         await asyncio.sleep(WARM_S)
         counting, began = True, time.perf_counter()
         await asyncio.sleep(seconds)
-        counting, stopped, elapsed = False, True, time.perf_counter() - began
-    return times, errors, elapsed
+        counting, stopped, part.seconds = False, True, time.perf_counter() - began
+    return part
 
 
-def work(
-    address: str, path: str, model: str, tensor: dict[str, Any], calls: int, seconds: float, out: Connection
-) -> None:
-    async def main() -> tuple[list[float], int, float]:
+def work(arguments: Sequence[str], calls: int, ready: Barrier, out: Connection) -> None:
+    """One process: begins when all have imported what they need."""
+    address, path, _, _, seconds, model, description = arguments
+    tensor = json.loads(Path(description).read_text())[model]["input"]
+
+    async def main() -> Part:
         rows = np.ones((1, *tensor["shape"]), {"FP32": "f4", "INT32": "i4", "UINT8": "u1"}[tensor["datatype"]])
-        return await repeat(opener(path)(address, model, tensor, rows), calls, seconds)
+        call = opener(path)(address, model, tensor, rows)
+        await asyncio.to_thread(ready.wait, START_S)
+        return await repeat(call, calls, float(seconds))
 
     out.send(asyncio.run(main()))
 
 
-def main(arguments: list[str]) -> None:
-    address, path, _, concurrency, seconds, model, description = arguments
-    tensor = json.loads(Path(description).read_text())[model]["input"]
-    calls = int(concurrency)
+def main(arguments: Sequence[str]) -> None:
+    calls = int(arguments[3])
     shares = [calls // PROCESSES + (index < calls % PROCESSES) for index in range(min(PROCESSES, calls))]
+    ready = multiprocessing.Barrier(len(shares))
     pipes, children = [], []
     for share in shares:
         receiver, sender = multiprocessing.Pipe(duplex=False)
-        child = multiprocessing.Process(target=work, args=(address, path, model, tensor, share, float(seconds), sender))
+        child = multiprocessing.Process(target=work, args=(arguments, share, ready, sender))
         child.start()
+        sender.close()
         pipes.append(receiver)
         children.append(child)
-    results = [pipe.recv() for pipe in pipes]
+    parts: list[Part] = [pipe.recv() for pipe in pipes]
     for child in children:
         child.join()
-    times = sorted(value for part, _, _ in results for value in part)
+    times = sorted(value for part in parts for value in part.times)
     figures = {
         "requests": len(times),
-        "seconds": sum(elapsed for _, _, elapsed in results) / len(results),
-        "errors": sum(errors for _, errors, _ in results),
+        "seconds": sum(part.seconds for part in parts) / len(parts),
+        "errors": sum(part.errors for part in parts),
         "p50_ms": percentile(times, 0.5),
         "p99_ms": percentile(times, 0.99),
+        "answered": sum(part.answered for part in parts),
     }
     sys.stdout.write(f"FIGURES {json.dumps(figures)}\n")
 

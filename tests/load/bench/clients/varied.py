@@ -55,11 +55,12 @@ def header_blocks(path: str, authority: str, count: int, seed: int = 0) -> list[
 
 
 class Tally:
-    """The calls that ended within the measured window."""
+    """The calls that ended within the measured window, and how many did at all."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
         self.errors = 0
+        self.answered = 0
         self.counting = False
         self.stopped = False
 
@@ -154,6 +155,7 @@ class Connection(asyncio.Protocol):
         began = self._began.pop(stream, None)
         if began is None:
             return 0
+        self._tally.answered += 1
         if self._tally.counting:
             self._tally.times.append(time.perf_counter() - began)
             self._tally.errors += stream not in self._answered
@@ -195,6 +197,7 @@ async def measure(authority: str, path: str, message: bytes, concurrency: int, s
         "errors": tally.errors,
         "p50_ms": percentile(times, 0.5),
         "p99_ms": percentile(times, 0.99),
+        "answered": tally.answered,
     }
     sys.stdout.write(f"FIGURES {json.dumps(figures)}\n")
 
