@@ -105,11 +105,26 @@ def test_a_message_that_claims_the_most_takes_no_memory_before_it_comes(bounded:
 
 
 @pytest.mark.parametrize("method", ["/t.T/Echo", "/t.T/Total"])
+def test_a_message_in_the_smallest_frames_takes_no_more_memory_than_others(bounded: Host, method: str) -> None:
+    size = 600_000
+    with growth_below(6 * MIB), Peer(bounded.address) as peer:
+        stream = peer.open(method)
+        peer.send(h2.data(stream, h2.message(b"", length=size)))
+        dribble = h2.data(stream, b"ab") * 1000
+        for _ in range(size // 2000):
+            peer.send(dribble)
+        peer.expect_alive()
+        peer.close()
+
+
+@pytest.mark.parametrize("method", ["/t.T/Echo", "/t.T/Total"])
 def test_a_message_over_the_servers_limit_is_refused(make_host, method: str) -> None:
     host = make_host(options={"max_message_bytes": 1000})
     with Peer(host.address) as peer:
         assert peer.call(method, bytes(1000)).status == 0
         assert peer.call(method, bytes(1001)).status == RESOURCE_EXHAUSTED
+        assert peer.call(method, bytes(1000), at_once=True).status == 0
+        assert peer.call(method, bytes(1001), at_once=True).status == RESOURCE_EXHAUSTED
         peer.expect_served()
 
 

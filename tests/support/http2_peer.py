@@ -168,11 +168,19 @@ class Peer:
     def send_message(self, stream: int, data: bytes, *, end: bool = False, flag: int = 0) -> None:
         self.send_data(stream, h2.message(data, flag), end=end)
 
-    def call(self, method: str, data: bytes = b"", extra: Fields = ()) -> Answer:
-        """A unary call from its headers to its trailers."""
-        stream = self.open(method, extra)
-        self.send_message(stream, data, end=True)
+    def call(self, method: str, data: bytes = b"", extra: Fields = (), *, at_once: bool = False) -> Answer:
+        """A unary call from its headers to its trailers; sent in one piece, where it is to be `at_once`."""
+        stream = self.ask(method, data, extra) if at_once else self.open(method, extra)
+        if not at_once:
+            self.send_message(stream, data, end=True)
         return self.answer(stream)
+
+    def ask(self, method: str, data: bytes = b"", extra: Fields = ()) -> int:
+        """All of a small unary call in one write. Returns the stream."""
+        stream, body = self.next_stream(), h2.message(data)
+        self.send(h2.headers(stream, self.encode(request_fields(method, extra))), h2.data(stream, body, h2.END_STREAM))
+        self.window -= len(body)
+        return stream
 
     def answer(self, stream: int) -> Answer:
         """Read up to the end of `stream`. Raises Closed where the connection ends before."""

@@ -124,9 +124,11 @@ def test_a_ping_is_echoed(peer: Peer) -> None:
     assert "ACK" in seen.flags
 
 
-def test_data_after_the_end_is_refused(peer: Peer) -> None:
-    stream = peer.open("/t.T/Hang", flags=h2.END_HEADERS)
-    peer.send_message(stream, b"", end=True)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_data_after_the_end_is_refused(peer: Peer, at_once: bool) -> None:
+    stream = peer.ask("/t.T/Hang") if at_once else peer.open("/t.T/Hang")
+    if not at_once:
+        peer.send_message(stream, b"", end=True)
     peer.send(h2.data(stream, h2.message(b"more")))
     peer.expect_stream_error(stream, h2.STREAM_CLOSED)
     peer.expect_served()
@@ -202,6 +204,7 @@ def test_a_stream_over_the_servers_limit_is_refused(peer: Peer, host) -> None:
     streams = [peer.open("/t.T/Chat") for _ in range(limit)]
     peer.expect_alive()
     peer.expect_stream_error(peer.open("/t.T/Chat"), h2.REFUSED_STREAM, h2.PROTOCOL_ERROR)
+    peer.expect_stream_error(peer.ask("/t.T/Echo", b"x"), h2.REFUSED_STREAM, h2.PROTOCOL_ERROR)
     peer.send(h2.rst_stream(streams[0]))
     peer.expect_served()
     for stream in streams[1:]:

@@ -88,6 +88,16 @@ def test_a_timeout_of_every_unit_is_the_calls_deadline(peer: Peer, timeout: str,
     assert seconds - 5 < remaining <= seconds
 
 
+def test_a_timeout_counts_from_its_own_call(peer: Peer, host: Host) -> None:
+    """Also where the same headers came before: what is known of them is not when they came."""
+    sent = [("grpc-timeout", "600m")]
+    for _ in range(3):
+        assert 0.3 < json.loads(peer.call("/t.T/Remaining", b"", sent, at_once=True).data) <= 0.6
+        time.sleep(0.2)
+    for _ in range(2):
+        assert peer.call("/t.T/Hang", b"", sent, at_once=True).status == DEADLINE_EXCEEDED
+
+
 def test_without_a_timeout_there_is_no_deadline(peer: Peer) -> None:
     assert json.loads(peer.call("/t.T/Remaining").data) is None
 
@@ -313,9 +323,28 @@ def test_a_stream_that_ends_within_a_message_fails(peer: Peer, name: str) -> Non
 
 
 def test_a_unary_call_that_ends_with_its_headers_fails(peer: Peer) -> None:
-    answer = peer.answer(peer.open("/t.T/Echo", flags=h2.END_HEADERS | h2.END_STREAM))
-    assert answer.status in (INTERNAL, INVALID_ARGUMENT, UNIMPLEMENTED)
-    peer.expect_served()
+    for _ in range(3):
+        answer = peer.answer(peer.open("/t.T/Echo", flags=h2.END_HEADERS | h2.END_STREAM))
+        assert answer.status in (INTERNAL, INVALID_ARGUMENT, UNIMPLEMENTED)
+        peer.expect_served()
+
+
+def test_calls_in_one_write_are_answered_each_with_its_own(peer: Peer) -> None:
+    """Ones that differ in their headers, their kind and their end, in pieces and whole, together in what is read at once."""
+    parts, want = [], {}
+    for number in range(60):
+        stream, data = peer.next_stream(), b"%d" % number
+        method = ("Echo", "Chat", "Nope", "Fail")[number % 4]
+        block = peer.encode(request_fields(f"/t.T/{method}", [("k", f"v{number % 5}")] if number % 3 else ()))
+        body = h2.message(data)
+        cut = number % (len(body) + 1)
+        parts += [h2.headers(stream, block), h2.data(stream, body[:cut]), h2.data(stream, body[cut:], h2.END_STREAM)]
+        want[stream] = {"Echo": (OK, [data]), "Chat": (OK, [data]), "Nope": (UNIMPLEMENTED, [])}.get(
+            method, (INVALID_ARGUMENT, [])
+        )
+    peer.send(*parts)
+    got = {stream: peer.answer(stream) for stream in want}
+    assert {stream: (answer.status, answer.messages) for stream, answer in got.items()} == want
 
 
 # Compression

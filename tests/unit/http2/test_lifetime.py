@@ -69,6 +69,7 @@ def test_a_draining_connection_serves_no_new_stream(make_host) -> None:
         while last.last_stream_id > stream:
             last = goaway(peer)
         late = hang(peer, host)
+        peer.ask("/t.T/Hang")
         peer.expect_alive()
         with pytest.raises(queue.Empty):
             host.hung.get(timeout=0.05)
