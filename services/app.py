@@ -8,6 +8,7 @@ signal ends the process at once.
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Iterator, Sequence
@@ -128,6 +129,8 @@ async def _serve(server: Server, *, http: bool) -> None:
     front = await HttpFront.start(server, typed) if http else None
     try:
         grpc_port = await server.start()
+        gc.collect()
+        gc.freeze()  # a full collection of all that is loaded would hold up the loop for hundreds of requests' time
         _log.info(
             READY_EVENT,
             grpc=f"{settings.host}:{grpc_port}",
@@ -149,6 +152,7 @@ async def prepare(typed: TypedApp) -> None:
     """Have the typed endpoints imported before somebody asks; both dialects serve meanwhile, and whatever comes of it."""
     try:
         await typed.prepare()
+        gc.freeze()
     except Exception as error:  # noqa: BLE001 - reported; a typed request is answered with the same failure
         _log.error("the typed endpoints failed to start", cause=error)
 
