@@ -96,7 +96,10 @@ class Server:
     async def start(self) -> int:
         """Load the initial models, open gRPC and return its port."""
         await self.engine.start()
-        return await self._grpc.start()
+        port = await self._grpc.start()
+        gc.collect()
+        gc.freeze()  # a full collection of all that is loaded would hold up the loop for hundreds of requests' time
+        return port
 
     async def drain(self) -> None:
         """Turn readiness off, and give load balancers `drain_delay_s` to notice."""
@@ -129,8 +132,6 @@ async def _serve(server: Server, *, http: bool) -> None:
     front = await HttpFront.start(server, typed) if http else None
     try:
         grpc_port = await server.start()
-        gc.collect()
-        gc.freeze()  # a full collection of all that is loaded would hold up the loop for hundreds of requests' time
         _log.info(
             READY_EVENT,
             grpc=f"{settings.host}:{grpc_port}",
