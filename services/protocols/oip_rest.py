@@ -16,7 +16,7 @@ import orjson
 from services.engine.request import InferenceResponse
 from services.errors import InvalidArgument
 from services.protocols.json_arrays import finite_text, string_values
-from services.protocols.json_rows import row_texts
+from services.protocols.json_numbers import row_texts
 from services.protocols.oip_raw import encode_raw
 from services.protocols.oip_rest_request import (
     Infer,

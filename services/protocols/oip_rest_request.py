@@ -30,6 +30,7 @@ from services.engine.request import InferenceRequest
 from services.errors import InvalidArgument, Unimplemented
 from services.protocols.json_arrays import flatten, json_type, to_array
 from services.protocols.json_explain import first_wrong
+from services.protocols.json_numbers import read_numbers
 from services.protocols.json_text import describe, parse_object
 from services.protocols.oip_raw import datatype_of, decode_raw
 from services.protocols.shapes import checked_shape, expect_count
@@ -137,20 +138,15 @@ class PackedForm:
     binary_default: bool
 
 
-def packed_json(body: bytes) -> tuple[PackedForm, list[Any]] | None:
-    """A JSON request whose text is known, and its values, unchecked and flat; None for what is to be decoded as a whole."""
+def packed_json(body: bytes) -> tuple[PackedForm, list[int | float]] | None:
+    """A JSON request whose text is known, and its numbers, flat; None for what is to be decoded as a whole."""
     start = body.find(b"[", body.find(b'"data"'))
     end = body.find(b"}", start)
     if not 0 < start < end or start + len(body) - end > _LONGEST_FORM:
         return None
     form = _packed_around(body[:start], body[end:])
-    if form is None:
-        return None
-    try:
-        flat = flatten(orjson.loads(memoryview(body)[start:end]))
-    except orjson.JSONDecodeError:
-        return None
-    return None if flat is None or len(flat[0]) != form.count else (form, flat[0])
+    found = None if form is None else read_numbers(body[start:end])
+    return None if form is None or found is None or len(found[0]) != form.count else (form, found[0])
 
 
 def packed_binary(body: bytes, header_length: int) -> tuple[PackedForm, bytes] | None:

@@ -23,7 +23,7 @@ from services import errors
 from services.errors import CornetError, InvalidArgument
 from services.protocols.json_arrays import flatten, is_finite, number_text, string_values, to_array
 from services.protocols.json_explain import explain_rows, explain_tensor, is_record
-from services.protocols.json_rows import row_texts
+from services.protocols.json_numbers import read_numbers, row_texts
 from services.protocols.json_text import describe, parse_object
 from services.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
@@ -61,19 +61,14 @@ def parse_predict(body: bytes) -> tuple[dict[str, Any], str]:
     return document, name or DEFAULT_SIGNATURE
 
 
-def packed_rows(body: bytes) -> tuple[RowsForm, list[Any], tuple[int, ...]] | None:
-    """A body of plain rows whose text is known: their values, unchecked and flat, and their shape; None for any other."""
+def packed_rows(body: bytes) -> tuple[RowsForm, list[int | float], tuple[int, ...]] | None:
+    """A body of plain rows whose text is known: their numbers, flat, and their shape; None for any other."""
     start, end = body.find(b"["), body.rfind(b"]") + 1
-    if not 0 < start < end or start + len(body) - end > _LONGEST_FORM or body.find(b"{", start, end) >= 0:
+    if not 0 < start < end or start + len(body) - end > _LONGEST_FORM:
         return None
     form = _form_around(body[:start], body[end:])
-    if form is None:
-        return None
-    try:
-        flat = flatten(orjson.loads(memoryview(body)[start:end]))
-    except orjson.JSONDecodeError:
-        return None
-    return None if flat is None else (form, *flat)
+    found = None if form is None else read_numbers(body[start:end])
+    return None if form is None or found is None else (form, *found)
 
 
 @lru_cache(512)

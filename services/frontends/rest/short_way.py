@@ -20,13 +20,13 @@ from services.engine.scheduling import Identity, Pending
 from services.errors import CornetError
 from services.frontends.rest.http import COMPRESS_FROM_BYTES, Response
 from services.frontends.runs import count_run
-from services.protocols.json_arrays import to_array
+from services.protocols.json_numbers import number_bytes
 from services.tensors import DType
 
 _MOST_LANES = 1024
 
-Values: TypeAlias = bytes | list[Any]
-"""A tensor's bytes, or its values as JSON has them, flat."""
+Values: TypeAlias = bytes | list[int | float]
+"""A tensor's bytes, or its numbers, flat."""
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 
@@ -69,7 +69,7 @@ class ShortWay(ABC):
 
     @abstractmethod
     def see(self, call: ShortCall) -> Seen | None:
-        """What a body asks, where its text is known; its values are not looked at."""
+        """What a body asks, where its text is known; whether the values fit is not looked at."""
 
     @abstractmethod
     def request(self, call: ShortCall, seen: Seen) -> tuple[InferenceRequest, DType]:
@@ -100,10 +100,10 @@ class ShortWay(ABC):
             return None
         values = seen.values
         if isinstance(values, list):
-            array = to_array(values, (len(values),), dtype)
-            if array is None:
+            packed = number_bytes(values, dtype)
+            if packed is None:
                 return None
-            values = array.tobytes()
+            values = packed
         return lane.submit(values, call) if len(values) == lane.nbytes else None
 
     def _open(self, call: ShortCall, seen: Seen) -> tuple[Lane, DType] | None:

@@ -1,0 +1,85 @@
+"""Lists of numbers as JSON has them, read and written in bulk: what the short ways of REST live on.
+
+Reading nested lists costs most in making the lists, and then in taking them apart again. The text is therefore split: what is
+left without digits and spaces is its structure, which repeats from one request to the next and is understood once; what is
+left without brackets is one flat list.
+"""
+
+import re
+from array import array
+from functools import lru_cache
+
+import numpy as np
+import orjson
+
+from services.protocols.json_arrays import finite_text, flatten, to_array
+from services.tensors import DType
+
+_DIGITS = b"0123456789+-.eE"
+_TO_ZERO = bytes.maketrans(_DIGITS, b"0" * len(_DIGITS))
+_SPACES = b" \t\r\n"
+_VALUE = re.compile(rb"(?<=[\[,])(?=[,\]])")
+_LONGEST_STRUCTURE = 8192
+_STRUCTURES = 256
+_FLOATS = {"float32": "f", "float64": "d"}
+
+
+def read_numbers(text: bytes) -> tuple[list[int | float], tuple[int, ...]] | None:
+    """The numbers of a JSON list, regularly nested or flat, in row-major order, and their shape. `text` begins with "[".
+
+    None for anything else, also for a list of nothing: then what is wrong, if anything, is for the general reader to say.
+    """
+    if b'"' in text or b"l" in text or b"u" in text:  # text, null and false, true
+        return None
+    shape: tuple[int, ...] | None = ()
+    if text.find(b"[", 1) >= 0:
+        places = text.translate(_TO_ZERO, _SPACES)
+        if (
+            b"0[" in places or b"]0" in places
+        ):  # a number beside a list, which the two halves of the text would not show
+            return None
+        structure = places.translate(None, b"0")
+        shape = _shape_of(structure) if len(structure) <= _LONGEST_STRUCTURE else None
+        if shape is None:
+            return None
+        text = b"[%b]" % text.translate(None, b"[]")
+    try:
+        numbers = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    shape = shape or (len(numbers),)
+    return (numbers, shape) if numbers and len(numbers) == np.prod(shape, dtype=int) else None
+
+
+def number_bytes(numbers: list[int | float], dtype: DType) -> bytes | None:
+    """The numbers as elements of a type, row-major and native; None where one does not fit. See `json_arrays.to_array`."""
+    code = _FLOATS.get(dtype.name)
+    if code is None:
+        values = to_array(numbers, (len(numbers),), dtype)
+        return None if values is None else values.tobytes()
+    try:
+        return array(code, numbers).tobytes()
+    except OverflowError:
+        return None
+
+
+def row_texts(values: np.ndarray) -> list[bytes] | None:
+    """The values of each row, row-major and flat, as they stand between the brackets of a JSON list.
+
+    None for what is no table of numbers, and where a value is not finite.
+    """
+    if values.dtype.kind not in "iuf" or values.dtype == np.float16 or values.ndim == 0 or not values.size:
+        return None
+    text = finite_text(values.reshape(len(values), -1))
+    return None if text is None else text[2:-2].split(b"],[")
+
+
+@lru_cache(_STRUCTURES)
+def _shape_of(structure: bytes) -> tuple[int, ...] | None:
+    """The shape of lists from their brackets and commas alone; None where they are ragged or none."""
+    try:
+        lists = orjson.loads(_VALUE.sub(b"0", structure))
+    except orjson.JSONDecodeError:
+        return None
+    flat = flatten(lists)
+    return None if flat is None else flat[1]
