@@ -16,6 +16,7 @@ from services.errors import CornetError, InvalidArgument
 from training.foreign import register as register_export
 from training.options import options_of, parse
 from training.pipeline import Pipeline, Source
+from training.precision.command import register as register_convert
 from training.precision.options import MostLossOption, PrecisionOption, Quantization, QuantizationOption, VariantOptions
 
 INTERRUPTED = 130
@@ -23,8 +24,9 @@ INTERRUPTED = 130
 
 
 def register(app: typer.Typer) -> None:
-    """Add `train` and `export` to a command line."""
+    """Add `train`, `export` and `convert` to a command line."""
     register_export(app)
+    register_convert(app)
     app.command(
         "train",
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

@@ -20,9 +20,18 @@ from training.adopt import adopt
 from training.datasets.npz import open_npz
 from training.formats import layers_of, quiet
 from training.pipeline import ServingModel
+from training.precision.options import (
+    CalibrationOption,
+    PrecisionOption,
+    Quantization,
+    QuantizationOption,
+    VariantOptions,
+)
 from training.publishing import check_name
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from training.exporter import Exported
 
 FAMILY = "keras"
@@ -61,8 +70,14 @@ def export_command(
         typer.Option(help="NPZ of rows by input name to compare on. Default: random rows that fit the inputs."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random rows.")] = 0,
+    precision: PrecisionOption = None,
+    quantization: QuantizationOption = Quantization.AUTO,
+    calibration: CalibrationOption = None,
 ) -> None:
-    """Publish a Keras model that was trained elsewhere: SavedModel and ONNX, compared with it on rows of yours."""
+    """Publish a Keras model that was trained elsewhere: SavedModel and ONNX, compared with it on rows of yours.
+
+    Its other precisions are held to its answers to those rows; without targets there is no metric to judge them by.
+    """
     from rich.console import Console
     from rich.markup import escape
 
@@ -90,6 +105,20 @@ def export_command(
     for record in exported.manifest.parity:
         distance = f"max abs {record.max_abs:.2g} on {record.samples} rows"
         console.print(f"  {record.format} {escape(record.output)}: {distance}", soft_wrap=True)
+    _export_variants(exported, VariantOptions(tuple(precision or ()), quantization), calibration, repository, console)
+
+
+def _export_variants(
+    exported: "Exported", options: VariantOptions, calibration: Path | None, repository: Path, console: "Console"
+) -> None:
+    from training.precision.evidence import calibrated_on
+    from training.precision.table import print_variants
+    from training.precision.variants import check_published, publish_variants
+
+    evidence = calibrated_on(calibration, exported.manifest.signatures[DEFAULT_SIGNATURE])
+    outcomes = publish_variants(exported, options, evidence, repository=repository)
+    print_variants(console, outcomes)
+    check_published(outcomes)
 
 
 def export_file(

@@ -124,7 +124,8 @@ def _variants(
     """The published model's variants, calibrated on training rows and judged on all held-out ones."""
     if not job.variants.wanted:
         return []
-    from training.precision.variants import Evidence, publish_variants
+    from training.precision.evidence import Evidence
+    from training.precision.variants import publish_variants
 
     pipeline = job.pipeline
     evidence = Evidence(

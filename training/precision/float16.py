@@ -96,10 +96,9 @@ def _halves(graph: Any, floats: set[str]) -> dict[int, Any]:
     for _, node in reversed(nodes):
         if any(name in before for name in node.output if name):
             before.update(node.input)
-    ends = {value.name for value in graph.output} | _captured(graph)
     chosen = {}
     for position, node in nodes:
-        if not all(name in floats for name in (*node.input[:1], *node.output[:1])) or ends.intersection(node.output):
+        if not all(name in floats for name in (*node.input[:1], *node.output[:1])):
             continue
         between = any(name in before for name in node.output if name)
         from_inputs = [name for name in node.input if name in floats and name not in after | constants]
@@ -123,7 +122,8 @@ def _retype(graph: Any, floats: set[str], halves: dict[int, Any]) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    half_tensors = {name for node in halves.values() for name in node.output if name in floats}
+    fixed = {value.name for value in graph.output} | _captured(graph)
+    half_tensors = {name for node in halves.values() for name in node.output if name in floats - fixed}
     crossed: dict[str, str] = {}
     nodes = []
     for position, node in enumerate(list(graph.node)):
@@ -141,6 +141,10 @@ def _retype(graph: Any, floats: set[str], halves: dict[int, Any]) -> None:
                     nodes.append(helper.make_node("Cast", [name], [crossed[name]], name=crossed[name], to=kind))
             node.input[index] = crossed[name]
         nodes.append(node)
+        for index, name in enumerate(node.output if to_half else ()):
+            if name in fixed & floats:
+                node.output[index] = f"{name}_half"
+                nodes.append(helper.make_node("Cast", [node.output[index]], [name], name=name, to=TensorProto.FLOAT))
     read = {name for node in nodes for name in node.input} | _captured(graph)
     _replace(graph.node, nodes)
     _replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])

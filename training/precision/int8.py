@@ -92,8 +92,8 @@ def _static(source: Path, target: Path, calibration: Arrays | None) -> None:
 
     if calibration is None or not len(next(iter(calibration.values()), ())):
         raise FailedPrecondition(
-            "Expected training rows to take the ranges of a static quantisation from. Received none; ask for "
-            "--quantization dynamic."
+            "Expected training rows to take the ranges of a static quantisation from. Received none; `cornet convert` takes "
+            "rows of yours with --calibration."
         )
     batches = iter(_calibration_batches(calibration))
 

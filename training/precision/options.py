@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,6 +56,10 @@ QuantizationOption = Annotated[
         "--quantization",
         help="int8 ranges from training rows (static) or per batch (dynamic); auto: by the operations.",
     ),
+]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="NPZ of training rows by input name, for static quantisation."),
 ]
 MostLossOption = Annotated[
     float,

@@ -11,7 +11,7 @@ TensorFlow has no form of it. It is published when its own gates pass (`judge`),
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,31 +32,12 @@ from services.parity import read_samples
 from services.tensors import DEFAULT_SIGNATURE
 from training.cases import Run
 from training.exporter import Exported
-from training.pipeline import Arrays
 from training.precision import judge
+from training.precision.evidence import Evidence
 from training.precision.float16 import to_float16
 from training.precision.int8 import calibration_rows, method_for, to_int8
 from training.precision.options import Precision, Quantization, VariantOptions
 from training.publishing import Staging, writing
-
-Evaluate = Callable[[Arrays], Mapping[str, float]]
-"""Metrics of the outputs for all held-out rows."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What variants are made and judged with, beyond the rows stored in the version.
-
-    `calibration`: training rows by input name, `calibration_source` where they are from. `held_out`: the rows that `evaluate`
-    gives metrics of; `metric` is the one that decides. Without it only the distance from float32 is judged.
-    """
-
-    calibration: Arrays | None = None
-    calibration_source: str = ""
-    held_out: Arrays | None = None
-    evaluate: Evaluate | None = None
-    metric: str = ""
-    smaller_is_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +84,7 @@ def check_published(outcomes: Sequence[Outcome]) -> None:
     """Raises ParityError that names every variant which was refused."""
     refused = [f"{outcome.name}: {outcome.refusal}" for outcome in outcomes if outcome.exported is None]
     if refused:
-        raise ParityError(f"Not published: {' '.join(refused)} The float32 model is published.")
+        raise ParityError(f"Not published: {' '.join(refused)} The float32 model is.")
 
 
 @dataclass(frozen=True)
