@@ -48,7 +48,7 @@ class Methods:
         self.consumed = 0
 
     def table(self) -> MethodTable:
-        unary = (self.Echo, self.Fail, self.Crash, self.Hang, self.Remaining, self.Metadata, self.Large)
+        unary = (self.Echo, self.Fail, self.Crash, self.Hang, self.Remaining, self.Metadata, self.Seen, self.Large)
         streams = (self.Chat, self.Count, self.Total, self.Gated, self.FailAfterOne, self.CrashAfterOne)
         table: MethodTable = {f"/t.T/{method.__name__}": UnaryMethod("t", method.__name__, method) for method in unary}
         for method in streams:
@@ -90,6 +90,12 @@ class Methods:
         """What the handler sees of the headers; bytes come as lists of numbers."""
         pairs = [(name, list(value) if isinstance(value, bytes) else value) for name, value in call.headers]
         call.reply(json.dumps(pairs).encode())
+
+    def Seen(self, data: bytes, call: Call) -> None:
+        """Of one call, the seconds up to the deadline, the metadata as text, and the message."""
+        remaining = None if call.deadline is None else call.deadline - time.monotonic()
+        pairs = [(name, value.hex() if isinstance(value, bytes) else value) for name, value in call.headers]
+        call.reply(json.dumps([remaining, pairs, bytes(data).hex()]).encode())
 
     def Large(self, data: bytes, call: Call) -> None:
         call.reply(pattern(int(bytes(data))))

@@ -1,5 +1,7 @@
 """Generated connections, right and wrong: nothing crashes, hangs or leaks, and what is right is answered rightly."""
 
+import json
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -109,7 +111,7 @@ frames = st.one_of(
 )
 
 
-@fuzzed(500)
+@fuzzed(300)
 @given(st.lists(frames, min_size=1, max_size=12), st.booleans())
 def test_generated_frames_harm_nobody(fuzzed_host: Host, sent: list[bytes], at_once: bool) -> None:
     """The peer parses all that the server says meanwhile; then it closes its side, and the server must, too."""
@@ -163,6 +165,53 @@ def test_a_call_cut_anywhere_is_the_same_call(
         peer.send(h2.data(stream, b"", h2.END_STREAM))
         answer = peer.answer(stream)
         assert (answer.status, answer.messages) == (0, contents)
+
+
+names = st.sampled_from(["a", "b", "user-agent", "traceparent", "x-request-id", "grpc-timeout", "trace-bin"])
+values = {
+    "grpc-timeout": st.sampled_from(["10S", "20S", "100S", "1000S"]),
+    "trace-bin": st.binary(max_size=4).map(lambda data: b64encode(data).decode()),
+}
+pairs = names.flatmap(
+    lambda name: st.tuples(
+        st.just(name), values.get(name, st.one_of(st.sampled_from(["1", "2", "x" * 40]), st.uuids().map(str)))
+    )
+)
+metadata = st.lists(pairs, max_size=5).filter(
+    lambda sent: all([name for name, _ in sent].count(once) < 2 for once in ("grpc-timeout", "x-request-id"))
+)
+
+
+def of(name: str, pairs: list[tuple[str, str]] | list[list[str]]) -> list[str]:
+    return [value for key, value in pairs if key == name]
+
+
+@fuzzed(80)
+@given(st.lists(st.tuples(metadata, st.sampled_from(["indexed", "literal"]), st.booleans()), max_size=12))
+def test_every_call_has_its_own_headers(
+    fuzzed_host: Host, calls: list[tuple[list[tuple[str, str]], str, bool]]
+) -> None:
+    """Whatever the server remembers of the headers that came before, and however they are written."""
+    with Peer(fuzzed_host.address) as peer:
+        for number, (sent, how, at_once) in enumerate(calls):
+            stream, fields, message = peer.next_stream(), request_fields("/t.T/Seen", sent), b"%d" % number
+            if how == "literal":
+                block = b"".join(blocks.literal(name.encode(), value.encode()) for name, value in fields)
+            else:
+                block = peer.encode(fields)
+            parts = [h2.headers(stream, block), h2.data(stream, h2.message(message), h2.END_STREAM)]
+            for part in [b"".join(parts)] if at_once else parts:
+                peer.send(part)
+            answer = peer.answer(stream)
+            remaining, seen, data = json.loads(answer.data)
+            assert bytes.fromhex(data) == message
+            for name in ("a", "b", "user-agent", "traceparent"):
+                assert of(name, seen) == of(name, sent)
+            assert of("trace-bin", seen) == [b64decode(value).hex() for value in of("trace-bin", sent)]
+            assert [answer.trailers["x-request-id"]] == (of("x-request-id", sent) or [answer.trailers["x-request-id"]])
+            timeout = [int(value[:-1]) for value in of("grpc-timeout", sent)]
+            assert [seconds - 5 < remaining <= seconds for seconds in timeout] == [remaining is not None] * len(timeout)
+            assert timeout or remaining is None
 
 
 steps = st.lists(
