@@ -66,13 +66,20 @@ class Sample:
 
 @dataclass
 class Results:
-    """The rounds of every cell, or why it has none."""
+    """The rounds of every cell, or why it is measured no more."""
 
     samples: dict[Cell, list[Sample]] = field(default_factory=dict)
     failures: dict[Cell, str] = field(default_factory=dict)
+    stumbles: dict[Cell, str] = field(default_factory=dict)
 
     def add(self, cell: Cell, sample: Sample) -> None:
         self.samples.setdefault(cell, []).append(sample)
+
+    def fail(self, cell: Cell, reason: str) -> None:
+        """A round that failed. The first is let pass: a busy machine may stop for longer than a round."""
+        if cell in self.stumbles:
+            self.failures[cell] = reason
+        self.stumbles[cell] = reason
 
     def find(self, server: str, protocol: str, model: str, concurrency: int, generator: str = "") -> list[Sample]:
         """The rounds of a cell; without a generator the one that is usual for the protocol."""
@@ -84,7 +91,8 @@ class Results:
             asdict(cell) | summary(samples) | {"rounds": [asdict(sample) for sample in samples]}
             for cell, samples in sorted(self.samples.items())
         ]
-        return measured + [asdict(cell) | {"failed": reason} for cell, reason in sorted(self.failures.items())]
+        failed = self.stumbles | self.failures
+        return measured + [asdict(cell) | {"failed": reason} for cell, reason in sorted(failed.items())]
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, float]:

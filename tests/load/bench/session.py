@@ -202,7 +202,7 @@ class Session:
             used = _generator_cpu() - own
         except (RuntimeError, ValueError, OSError) as error:
             self.say(f"{cell} failed: {error}")
-            results.failures[cell] = str(error)
+            results.fail(cell, str(error))
             return
         cpu_s = _cpu(running) - cpu if running else used
         elapsed = time.perf_counter() - began

@@ -40,6 +40,14 @@ def test_a_cell_that_failed_is_in_the_results_with_its_reason() -> None:
     assert results.rows()[0]["failed"] == "not installed"
 
 
+def test_a_cell_is_given_up_the_second_time_it_fails() -> None:
+    results, cell = Results(), Cell("echo-aio", "echo-grpc", "mlp", "h2load", 64)
+    results.fail(cell, "no answer")
+    assert not results.failures
+    results.fail(cell, "still no answer")
+    assert results.failures == {cell: "still no answer"}
+
+
 def test_only_keeps_the_cells_that_fit_every_key() -> None:
     options = parse(["--only", "server=cornet,triton", "at-once=64", "--server-core", "0", "--client-core", "0"])
     assert options.wants(Cell("triton", "oip-grpc", "mlp", "h2load", 64))
