@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         "--quick", action="store_true", help="two short rounds of what the ratios need; about three minutes"
     )
     size.add_argument(
-        "--full", action="store_true", help="every server, protocol, model and concurrency; about an hour"
+        "--full", action="store_true", help="every server, protocol, model and concurrency; an hour and a half"
     )
     add("--rounds", type=int, help="rounds over all cells (5; quick: 2; full: 3)")
     add("--seconds", type=int, help="seconds per cell and round (2; quick: 1)")
