@@ -15,4 +15,6 @@ def describe_model(servable: Servable) -> dict[str, Any]:
         servable.default_signature,
         batching.max_batch_rows,
         batching.max_queue_delay_us,
+        provider=servable.providers[0],
+        runs=batching.concurrent_batches,
     )

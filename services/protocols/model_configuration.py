@@ -15,6 +15,7 @@ from services.protocols.messages import ModelConfigRequest, ModelConfigResponse,
 from services.protocols.oip_grpc import decode_version
 from services.tensors import DYNAMIC, Signature, TensorSpec
 
+_ON_CPU = ("CPUExecutionProvider", "CPU")  # ONNX Runtime's name and TensorFlow's
 _BACKENDS = {"onnxruntime_onnx": "onnxruntime", "tensorflow_savedmodel": "tensorflow"}
 
 
@@ -25,10 +26,17 @@ def decode_request(data: bytes) -> tuple[str, int | None]:
 
 
 def describe(
-    model: str, platform: str, signature: Signature, max_batch_rows: int, max_queue_delay_us: int
+    model: str,
+    platform: str,
+    signature: Signature,
+    max_batch_rows: int,
+    max_queue_delay_us: int,
+    *,
+    provider: str,
+    runs: int,
 ) -> dict[str, Any]:
     """The configuration as JSON has it. `max_batch_size` is 0 for a model whose requests are not merged, as in Triton; the
-    tensors' shapes then are whole, else they lack the batch axis.
+    tensors' shapes then are whole, else they lack the batch axis. `provider` runs the model, so many `runs` at a time.
     """
     batched = signature.batchable
     config: dict[str, Any] = {
@@ -38,6 +46,9 @@ def describe(
         "max_batch_size": max_batch_rows if batched else 0,
         "input": [_tensor(spec, batched=batched) for spec in signature.inputs],
         "output": [_tensor(spec, batched=batched) for spec in signature.outputs],
+        "instance_group": [
+            {"name": provider, "kind": "KIND_CPU" if provider in _ON_CPU else "KIND_GPU", "count": runs}
+        ],
     }
     if batched:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": max_queue_delay_us}

@@ -57,3 +57,10 @@ def test_every_element_type_has_tritons_name(server: ServerProcess) -> None:
 def test_an_unknown_model_is_an_error(server: ServerProcess, ask) -> None:
     with pytest.raises(Exception, match="Servable not found"):
         ask(server, "absent")
+
+
+@pytest.mark.parametrize("ask", [over_grpc, over_http])
+def test_the_provider_that_really_runs_the_model_is_named(server: ServerProcess, ask) -> None:
+    [group] = ask(server, "mlp")["instance_group"]
+
+    assert (group["name"], group["kind"], group["count"]) == ("CPUExecutionProvider", "KIND_CPU", 1)
