@@ -204,7 +204,7 @@ class OnnxBackend:
         """The error to raise for what ONNX Runtime raised."""
         if isinstance(error, CornetError):
             return error
-        judged = self._device.judge(_reason(error), _rows(inputs))
+        judged = self._device.judge(str(error), _rows(inputs))
         if judged is None:
             return _run_error(error)
         self._short_of_memory = isinstance(judged, ResourceExhausted)

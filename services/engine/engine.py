@@ -146,6 +146,11 @@ class Engine:
         """Whether it started, is not draining, every model that must be there is available, and no GPU is lost."""
         return not self._draining and self._manager.ready
 
+    @property
+    def healthy(self) -> bool:
+        """False once a GPU that a model runs on is lost, for good: only another process can have it back."""
+        return self._manager.healthy
+
     def submit(self, request: InferenceRequest, done: Done) -> Pending:
         """Queue a request; `done(outcome)` is called exactly once, later, on the loop, never inside `submit`.
 

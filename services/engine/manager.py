@@ -172,9 +172,13 @@ class Manager:
         """Whether every model that must be there (configured, or found at the first look) has an available version, and no
         model's device is lost.
         """
-        if not self._polled or any(entry.latest is None for entry in self._models.values() if entry.required):
-            return False
-        return all(entry.latest is None or entry.latest.healthy for entry in self._models.values())
+        available = all(entry.latest is not None for entry in self._models.values() if entry.required)
+        return self._polled and available and self.healthy
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no model that serves has lost its device."""
+        return all(servable.healthy for entry in self._models.values() for servable in entry.available.values())
 
     def answers(self, model: str, version: int) -> bool:
         """Whether a version is available and its device is not lost."""

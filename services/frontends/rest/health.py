@@ -20,15 +20,17 @@ def routes(engine: Engine, metrics: Metrics) -> Iterable[Route]:
     def route(name: str, handler: Handler) -> Route:
         return Route(name, PROTOCOL, Dialect.TYPED, re.compile(f"/{name}"), GET, handler)
 
-    yield route("livez", _livez)
+    yield route("livez", partial(_livez, engine))
     yield route("readyz", partial(_readyz, engine))
     yield route("metrics", partial(_metrics, metrics))
     yield route("monitoring/prometheus/metrics", partial(_tensorflow_serving_metrics, metrics))
 
 
-def _livez(_: Request) -> Response:
-    """200 as long as the event loop turns: a process that should be restarted does not answer."""
-    return Response(b'{"live":true}')
+def _livez(engine: Engine, _: Request) -> Response:
+    """200 as long as the event loop turns, and no GPU is lost: a process cannot have it back, and should be restarted."""
+    if engine.healthy:
+        return Response(b'{"live":true}')
+    return Response(b'{"live":false,"reason":"the GPU is lost"}', status=_UNAVAILABLE)
 
 
 def _readyz(engine: Engine, _: Request) -> Response:

@@ -350,6 +350,7 @@ def test_a_server_that_lost_its_gpu_is_not_ready_and_says_unavailable(tmp_path, 
         assert engine.ready
         assert engine.is_ready("half")
         gpu.judge(LOST, 1)
+        assert not engine.healthy
         assert not engine.ready
         assert not engine.is_ready("half")
         with pytest.raises(Unavailable, match="restarted"):

@@ -2,6 +2,9 @@
 
 import pytest
 
+from services import testing
+from services.engine.device import Device
+
 
 @pytest.fixture
 def draining(rest):
@@ -38,6 +41,19 @@ def test_models_that_are_not_ready_are_named(with_a_broken_model):
     assert (answer.status, answer.json) == (503, {"ready": False, "not_ready": ["broken"]})
     ready = with_a_broken_model.get("/v2/models/broken/ready")
     assert (ready.status, ready.json) == (400, {"name": "broken", "ready": False})
+
+
+def test_a_server_that_lost_its_gpu_is_neither_ready_nor_live(make_rest, tmp_path, monkeypatch):
+    """Not live: only a restart brings the GPU back."""
+    gpu = Device("cuda")
+    monkeypatch.setattr("services.engine.backend.device_of", lambda _provider, _index: gpu)
+    testing.write_half_plus_two(tmp_path / "half" / "1")
+    rest = make_rest(tmp_path)
+    assert rest.get("/livez").status == 200
+    gpu.judge("CUDA failure 700: an illegal memory access was encountered", 1)
+    live, ready = rest.get("/livez"), rest.get("/readyz")
+    assert (live.status, live.json) == (503, {"live": False, "reason": "the GPU is lost"})
+    assert (ready.status, ready.json) == (503, {"ready": False, "not_ready": ["half"]})
 
 
 def test_a_failed_load_is_in_the_status(with_a_broken_model):
