@@ -42,6 +42,14 @@ def test_an_answer_stops_at_the_connections_window(connect) -> None:
     assert peer.answer(stream).data == pattern(100_000)
 
 
+def test_small_answers_count_towards_the_connections_window(connect) -> None:
+    peer = connect(settings=[(h2.INITIAL_WINDOW_SIZE, 2**20)], opens_windows=False)
+    for _ in range(100):
+        assert peer.call("/t.T/Echo", bytes(100), at_once=True).data == bytes(100)
+    ask_for(peer, 100_000)
+    assert receives(peer, h2.DEFAULT_WINDOW)
+
+
 def test_without_a_window_headers_come_and_data_waits_for_new_settings(connect) -> None:
     peer = connect(settings=[(h2.INITIAL_WINDOW_SIZE, 0)], opens_windows=False)
     streams = [ask_for(peer, size) for size in (10, 20, 30)]

@@ -135,8 +135,9 @@ def test_a_deadline_that_passes_ends_a_stream(peer: Peer) -> None:
     peer.expect_served()
 
 
-def test_a_timeout_of_nothing_has_passed(peer: Peer) -> None:
+def test_a_call_whose_time_has_passed_is_not_begun(peer: Peer, host: Host) -> None:
     assert peer.call("/t.T/Hang", b"", [("grpc-timeout", "0S")]).status == DEADLINE_EXCEEDED
+    assert host.hung.empty()
     peer.expect_served()
 
 
