@@ -43,12 +43,22 @@ class Streams:
     """What a connection does between its frames and its calls. `streams` are those that are open, by their number.
 
     `last_sid` is the latest that a client opened, `goaway_sid` the last that it may. Windows are what the client may send.
-    `sender`, `control` and the loop come with the connection.
+    `whole_bytes` is the longest frame that can be a whole request. `sender`, `control` and the loop come with the connection.
     """
 
     __slots__ = (
-        *("_blocks", "_loop", "_low_window", "_max_streams", "_whole_bytes"),
-        *("context", "control", "goaway_sid", "last_sid", "recv_window", "sender", "stream_window", "streams"),
+        *("_blocks", "_loop", "_low_window", "_max_streams"),
+        *(
+            "context",
+            "control",
+            "goaway_sid",
+            "last_sid",
+            "recv_window",
+            "sender",
+            "stream_window",
+            "streams",
+            "whole_bytes",
+        ),
     )
 
     _loop: asyncio.AbstractEventLoop
@@ -65,7 +75,7 @@ class Streams:
         self.recv_window = limits.connection_window_bytes
         self._low_window = self.recv_window // 2
         self._max_streams = limits.max_concurrent_streams
-        self._whole_bytes = min(MAX_FRAME_BYTES, self.stream_window, context.max_message_bytes + PREFIX_BYTES)
+        self.whole_bytes = min(MAX_FRAME_BYTES, self.stream_window, context.max_message_bytes + PREFIX_BYTES)
         self._blocks = HeaderBlocks(context.heads, limits)
 
     def is_idle(self, sid: int) -> bool:
@@ -87,10 +97,6 @@ class Streams:
             return
         work = self._loop.run_in_executor(None, messages.decompressed, data, encoding, limit)
         work.add_done_callback(partial(self._decompressed, stream))
-
-    def may_be_whole(self, stream: Receiving, frame_bytes: int) -> bool:
-        """Whether a request that is whole in its first frame may be served as it is."""
-        return frame_bytes <= self._whole_bytes and stream.head.content_length is None
 
     def serve(self, stream: Receiving, data: bytes) -> None:
         """A request is complete: it becomes a call."""
@@ -126,7 +132,7 @@ class Streams:
         except StreamFault:
             self._admit(sid)
             raise
-        if not flags & END_STREAM:
+        if not flags & END_STREAM and len(data) - i >= _WHOLE.size and data[i + _KIND_AT] == DATA:
             done = self._open_whole(sid, timed, data, i)
             if done:
                 return done
@@ -134,20 +140,20 @@ class Streams:
         return i
 
     def _open_whole(self, sid: int, timed: TimedHead, data: bytes, i: int) -> int:
-        """The usual case: a unary call whose message follows its head at once, whole, in one frame.
+        """The usual case: a unary call whose message follows its head at once, whole, in one DATA frame.
 
         Returns where that frame ends; 0 where anything is otherwise, and nothing is done yet.
         """
         head, timeout_s = timed
         method = head.method
-        if len(data) - i < _WHOLE.size or data[i + _KIND_AT] != DATA or not isinstance(method, UnaryMethod):
+        if not isinstance(method, UnaryMethod):
             return 0
         high, low, _, flags, its_sid, is_compressed, length = _WHOLE.unpack_from(data, i)
         size = high << 8 | low
         stop: int = i + HEAD_BYTES + size
         if (
-            (is_compressed or flags != END_STREAM or its_sid != sid or head.content_length is not None)
-            or (length != size - PREFIX_BYTES or stop > len(data) or size > self._whole_bytes)
+            (is_compressed or flags != END_STREAM or its_sid != sid or head.content_length not in (None, size))
+            or (length != size - PREFIX_BYTES or stop > len(data) or size > self.whole_bytes)
             or (not sid & 1 or sid > self.goaway_sid or len(self.streams) >= self._max_streams)
         ):
             return 0

@@ -56,9 +56,15 @@ class Receiving:
     def data(self, buffer: bytes, start: int, stop: int, frame_bytes: int, last: int) -> None:
         """A DATA frame: where its content is, and what it counts for in flow control. Raises StreamFault."""
         connection = self._connection
-        if last and self._buffer is None and stop - start >= PREFIX_BYTES:
+        content_bytes = stop - start
+        if last and self._buffer is None and content_bytes >= PREFIX_BYTES:
             is_compressed, size = _PREFIX.unpack_from(buffer, start)
-            if not is_compressed and size == stop - start - PREFIX_BYTES and connection.may_be_whole(self, frame_bytes):
+            if (
+                not is_compressed
+                and size == content_bytes - PREFIX_BYTES
+                and frame_bytes <= connection.whole_bytes
+                and self.head.content_length in (None, content_bytes)
+            ):
                 connection.serve(self, buffer[start + PREFIX_BYTES : stop])
                 return
         content = buffer[start:stop]
@@ -207,7 +213,7 @@ class NativeCall(Call):
     def _send(self, data: bytes) -> None:
         connection = self._connection
         sender, context = connection.sender, connection.context
-        request_id = self._request_id or self.request_id
+        request_id = self._request_id or self.head.request_id or new_request_id()
         try:
             if sender.backlog and sender.backlog + len(data) > context.limits.max_sending_bytes:
                 text = (
