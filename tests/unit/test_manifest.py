@@ -1,6 +1,7 @@
 """What manifest.json holds, and what is refused."""
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -8,10 +9,12 @@ from services.errors import DataLoss, ManifestError
 from services.manifest import (
     MANIFEST_FILE,
     BatchingHints,
+    LatencyRecord,
     Manifest,
     ParityRecord,
     ProcessorSpec,
     Provenance,
+    Variant,
     hash_files,
     sha256,
     verify_files,
@@ -49,6 +52,42 @@ def test_what_is_written_is_read_again(tmp_path):
     assert Manifest.read(tmp_path) == FULL
 
 
+INT8 = replace(
+    FULL,
+    name="classifier-int8",
+    precision="int8",
+    parity=(ParityRecord("onnx", "probabilities", 114, 0.02, 0.0, 0.0, 0.0, 0.99, 0.01, 0.1, 0.95),),
+    variant=Variant(
+        "classifier",
+        3,
+        "b" * 64,
+        "static",
+        {"Conv": 2},
+        {"MatMul": 1},
+        512,
+        "training rows",
+        900,
+        300,
+        "accuracy",
+        0.98,
+        0.97,
+        0.01,
+        (LatencyRecord(1, 10.0, 12.0), LatencyRecord(64, 90.0, 70.0)),
+    ),
+)
+
+
+def test_a_variant_is_read_again(tmp_path):
+    INT8.write(tmp_path)
+    assert Manifest.read(tmp_path) == INT8
+
+
+def test_a_manifest_that_does_not_say_is_of_fp32():
+    value = changed()
+    del value["precision"], value["variant"]
+    assert Manifest.from_json(value) == FULL
+
+
 def test_words_stay_readable_in_the_file(tmp_path):
     FULL.write(tmp_path)
     assert "größe" in (tmp_path / MANIFEST_FILE).read_text(encoding="utf-8")
@@ -80,6 +119,10 @@ def test_what_is_no_json_object_is_refused(tmp_path, text):
         ({"provenance": []}, "provenance"),
         ({"processor": {"kind": "text", "options": {}, "files": ["../secret"]}}, "processor.files"),
         ({"processor": {"kind": "text", "options": {}, "files": ["/etc/passwd"]}}, "processor.files"),
+        ({"precision": 16}, "manifest.precision"),
+        ({"variant": []}, "manifest.variant"),
+        ({"variant": {"source": "x"}}, "manifest.variant"),
+        ({"variant": {**asdict(INT8.variant), "latency": [{"rows": 1}]}}, r"manifest.variant.latency\[0\]"),
         ({"files": {"../x": "0" * 64}}, "manifest.files"),
         ({"files": {"model.onnx": "short"}}, "SHA-256"),
     ],

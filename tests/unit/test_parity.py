@@ -9,8 +9,11 @@ from services.errors import DataLoss, ParityError
 from services.manifest import SAMPLES_FILE, ParityRecord
 from services.parity import (
     SMALLEST_FOR_DISAGREEMENT,
+    Limits,
     Tolerance,
     compare,
+    compare_again,
+    compare_statistics,
     merge,
     read_samples,
     tolerance_for,
@@ -164,3 +167,57 @@ def test_samples_that_are_no_archive_are_refused(tmp_path):
     (tmp_path / SAMPLES_FILE).write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(DataLoss):
         read_samples(tmp_path)
+
+
+class TestStatistics:
+    """What an int8 model is held to: distance over all rows, and equal decisions."""
+
+    WANT = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]], np.float32)
+
+    def test_the_distance_is_a_share_of_the_answers_own_spread(self):
+        want = np.array([[-1.0], [1.0]], np.float32)
+        record = compare_statistics("onnx", "y", want + np.float32(0.05), want, Limits())
+        assert record.nrmse == pytest.approx(0.05)
+        assert record.max_abs == pytest.approx(0.05)
+
+    def test_a_distance_beyond_the_limit_is_refused(self):
+        want = np.array([[-1.0], [1.0]], np.float32)
+        with pytest.raises(ParityError, match=r"normalised RMSE of at most 0\.1 .* Received: 0\.2"):
+            compare_statistics("onnx", "y", want + np.float32(0.2), want, Limits())
+
+    def test_decisions_count_where_the_output_is_one_of_probabilities(self):
+        flipped = self.WANT.copy()
+        flipped[2] = [0.48, 0.52]
+        with pytest.raises(ParityError, match=r"75\.0%"):
+            compare_statistics("onnx", "probabilities", flipped, self.WANT, Limits(nrmse=1.0))
+        logits = self.WANT * 7
+        assert compare_statistics("onnx", "logits", flipped * 7, logits, Limits(nrmse=1.0)).agreement == 1.0
+
+    def test_equal_booleans_are_counted(self):
+        want = np.array([True] * 19 + [False])
+        assert compare_statistics("onnx", "is_anomaly", ~want ^ True, want, Limits()).agreement == 1.0
+        with pytest.raises(ParityError):
+            compare_statistics("onnx", "is_anomaly", ~want, want, Limits())
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_an_answer_that_is_not_finite_is_refused(self, value):
+        got = self.WANT.copy()
+        got[0, 0] = value
+        with pytest.raises(ParityError, match="finite"):
+            compare_statistics("onnx", "y", got, self.WANT, Limits(nrmse=9.0, agreement=0.0))
+
+    def test_another_shape_is_refused(self):
+        with pytest.raises(ParityError, match="shape"):
+            compare_statistics("onnx", "y", self.WANT[:2], self.WANT, Limits())
+
+    def test_constant_answers_are_judged_by_their_size(self):
+        want = np.full((3, 1), 5.0, np.float32)
+        assert compare_statistics("onnx", "y", want + np.float32(0.1), want, Limits()).nrmse == pytest.approx(0.02)
+
+    def test_a_version_is_held_to_what_it_was_exported_by(self):
+        want = np.array([[-1.0], [1.0]], np.float32)
+        got = want + np.float32(0.05)
+        record = compare_statistics("onnx", "y", got, want, Limits())
+        assert compare_again(record, "onnx", "y", got, want) == record
+        with pytest.raises(ParityError):
+            compare_again(None, "onnx", "y", got, want)

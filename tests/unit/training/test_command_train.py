@@ -80,3 +80,9 @@ print(sorted({"keras", "tensorflow", "matplotlib"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["--precision", "fp8"], ["--quantization", "some"], ["--most-loss", "2"]])
+def test_a_precision_that_there_is_not_is_refused(app: typer.Typer, arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, ["train", "classifier", *arguments])
+    assert result.exit_code == 2

@@ -14,9 +14,12 @@ from rich.console import Console
 
 from services.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.manifest import Manifest
+from services.parity import Limits
 from training.options import parse
 from training.pipeline import Source
 from training.pipelines import find
+from training.precision import judge
+from training.precision.options import Precision, VariantOptions
 from training.report import number
 from training.runner import Interrupted, Job, Outcome, train
 
@@ -163,3 +166,23 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         monkeypatch.setattr("training.callbacks.EpochProgress", Interrupting)
 
     return arm
+
+
+def test_other_precisions_are_published_beside_the_model_or_not_and_all_is_told(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "INT8_LIMITS", Limits(nrmse=0.0))
+    variants = VariantOptions((Precision.FP16, Precision.INT8), most_loss=1.0)
+    outcome, printed = run(replace(job, name="small", variants=variants))
+    half, eight = outcome.variants
+    assert half.exported is not None
+    manifest = half.exported.manifest
+    assert manifest.variant is not None
+    assert (manifest.variant.source, manifest.variant.metric) == ("small", "rmse")
+    assert manifest.metrics["rmse"] == pytest.approx(outcome.metrics["rmse"], rel=0.01)
+    assert eight.exported is None
+    assert sorted(path.name for path in job.repository.glob("small*")) == ["small", "small-fp16"]
+    for text in (printed, outcome.run.report.read_text(encoding="utf-8")):
+        assert "small-fp16" in text
+        assert "refused" in text
+    assert "small-int8 is not published" in printed
