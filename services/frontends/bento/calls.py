@@ -15,7 +15,7 @@ from services.engine.request import InferenceRequest
 from services.engine.servable import Servable
 from services.errors import CornetError, FailedPrecondition, InvalidArgument, NotFound, QueueFull
 from services.frontends.bento.endpoints import BY_TASK, Endpoint
-from services.manifest import Manifest
+from services.manifest import FP32, Manifest
 from services.processing import Processor, load_processor
 from services.processing.answers import decode
 from services.telemetry.exchange import CURRENT
@@ -83,7 +83,8 @@ class TypedCalls:
     def choose(self, endpoint: Endpoint) -> str:
         """The model that answers when none is asked for: the family's, else the only one of the task.
 
-        Raises NotFound where no served model is for the task, InvalidArgument where several are.
+        A variant in another precision answers where it is named, or where nothing else is for the task. Raises NotFound
+        where no served model is for the task, InvalidArgument where several are.
         """
         tasks = {name: self.task(name) for name in self.engine.models()}
         if not tasks:
@@ -91,6 +92,7 @@ class TypedCalls:
         if tasks.get(endpoint.family, "") in (endpoint.task, None):
             return endpoint.family
         fitting = sorted(name for name, task in tasks.items() if task == endpoint.task)
+        fitting = [name for name in fitting if not self._is_variant(name)] or fitting
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
@@ -106,6 +108,15 @@ class TypedCalls:
                 return "" if manifest is None else manifest.task
         except CornetError:
             return None
+
+    def _is_variant(self, model: str) -> bool:
+        """Whether a model's latest version is in another precision than what was trained."""
+        try:
+            with self.engine.acquire(model) as handle:
+                manifest = handle.servable.manifest
+                return manifest is not None and manifest.precision != FP32
+        except CornetError:  # it was unloaded since it was asked for its task
+            return False
 
     async def processor(self, servable: Servable) -> Processor:
         """The processor of a loaded version. Raises FailedPrecondition where it has none."""

@@ -5,6 +5,7 @@ import base64
 import gzip
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,14 @@ class TestWhichModelAnswers:
             400,
             {"error": "model: expected one of boats, houses. Received: none."},
         )
+
+    def test_a_variant_in_another_precision_does_not_stand_in_for_its_model(self, serve: Any, tmp_path: Path) -> None:
+        for name in ("houses", "houses-int8"):
+            write_family(tmp_path / name / "1", "regressor")
+        manifest = Manifest.read(tmp_path / "houses-int8" / "1")
+        replace(manifest, precision="int8").write(tmp_path / "houses-int8" / "1")
+        response = serve(post("/regress", json={"records": [POINT]}), folder=tmp_path)
+        assert response.json()["model"] == "houses"
 
     def test_none_of_the_task_says_what_is_served(self, serve: Any, tmp_path: Path) -> None:
         write_family(tmp_path / "houses" / "1", "regressor")
