@@ -34,7 +34,7 @@ _NO_EFFECT = (
     *("monitoring_config_file", "allow_version_labels_for_unavailable_models", "enable_batching"),
 )
 _REFUSED = (
-    *("ssl_config_file", "use_alts_credentials", "grpc_socket_path", "rest_api_enable_cors_support"),
+    *("ssl_config_file", "use_alts_credentials", "rest_api_enable_cors_support"),
     *("enable_per_model_batching_parameters", "model_config_file_poll_wait_seconds"),
     "enable_serialization_as_tensor_content",
 )
@@ -68,6 +68,7 @@ def parse_flags(arguments: Sequence[str]) -> CommandLine:
     settings = read_settings(
         host="0.0.0.0",  # noqa: S104 - where tensorflow_model_server listens
         grpc_port=flags["port"],
+        grpc_socket=flags["grpc_socket_path"] or None,
         http_port=flags["rest_api_port"],
         poll_interval_s=max(flags["file_system_poll_wait_seconds"], 0),
         load_retries=flags["max_num_load_retries"],
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cornet {ServerInfo().version}")
     integer: dict[str, Any] = {"type": int, "metavar": "N"}
     parser.add_argument("--port", default=8500, help="port of gRPC", **integer)
+    parser.add_argument("--grpc_socket_path", metavar="PATH", help="a unix socket that gRPC listens on as well")
     parser.add_argument("--rest_api_port", default=0, help="port of HTTP; 0 for none", **integer)
     parser.add_argument("--model_name", default="default", metavar="NAME", help="name of the one model served")
     parser.add_argument("--model_base_path", metavar="DIR", help="the folder that holds its <version>/ directories")

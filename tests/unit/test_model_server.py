@@ -86,10 +86,17 @@ def test_flags_of_tensorflows_own_runtime_are_accepted_and_named() -> None:
     }
 
 
-@pytest.mark.parametrize("flag", ["--ssl_config_file=/tls.txt", "--use_alts_credentials", "--grpc_socket_path=/s"])
+@pytest.mark.parametrize("flag", ["--ssl_config_file=/tls.txt", "--use_alts_credentials"])
 def test_a_flag_that_must_not_be_ignored_is_refused(flag: str) -> None:
     with pytest.raises(Unimplemented, match=flag.partition("=")[0]):
         parse_flags(["--model_base_path=/m", flag])
+
+
+@pytest.mark.parametrize(
+    ("flag", "path"), [("--grpc_socket_path=/run/grpc", Path("/run/grpc")), ("--grpc_socket_path=", None)]
+)
+def test_grpc_may_have_a_unix_socket_too(flag: str, path: Path | None) -> None:
+    assert parse_flags(["--model_base_path=/m", flag]).settings.grpc_socket == path
 
 
 def test_a_refused_flag_may_be_given_as_off() -> None:
