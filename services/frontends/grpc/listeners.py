@@ -8,9 +8,11 @@ from pathlib import Path
 
 from services.errors import Unavailable
 
+BACKLOG = 1024
+
 
 def listen(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
-    """Bound sockets, one per address of the host, all on one port; 0 is a free one. Raises Unavailable."""
+    """Listening sockets, one per address of the host, all on one port; 0 is a free one. Raises Unavailable."""
     bound: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -24,6 +26,7 @@ def listen(host: str, port: int, *, reuse_port: bool = False) -> list[socket.soc
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind((address[0], port, *address[2:]))
+            listener.listen(BACKLOG)  # another process that is bound to the port as well may only now be found out
             port = listener.getsockname()[1]
     except OSError as error:
         _close(bound)

@@ -14,12 +14,11 @@ from services.frontends.grpc.http2.frames import ConnectionFault
 from services.frontends.grpc.http2.limits import Limits
 from services.frontends.grpc.http2.messages import check_encoding
 from services.frontends.grpc.http2.streaming import STOPPING, StreamingCall
-from services.frontends.grpc.listeners import listen, listen_unix
+from services.frontends.grpc.listeners import BACKLOG, listen, listen_unix
 from services.frontends.grpc.options import GrpcOptions
 from services.frontends.grpc.tls import server_context
 from services.telemetry.metrics import Metrics
 
-_BACKLOG = 1024
 _LOOKS = 4
 """How often a time limit is looked at within its span."""
 _MAX_LOOK_S = 1.0
@@ -81,7 +80,7 @@ class NativeServer:
                 raise
         for socket in sockets:
             listener = await loop.create_server(
-                self._connect, sock=socket, backlog=_BACKLOG, ssl=tls, ssl_handshake_timeout=timeout_s
+                self._connect, sock=socket, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=timeout_s
             )
             self._listeners.append(listener)
         self._look()

@@ -29,7 +29,6 @@ def test_an_address_of_another_machine_is_unavailable(host: str) -> None:
 def test_a_port_is_shared_only_by_those_who_say_so() -> None:
     [first] = listen("127.0.0.1", 0, reuse_port=True)
     port = first.getsockname()[1]
-    first.listen()
     [second] = listen("127.0.0.1", port, reuse_port=True)
     with pytest.raises(Unavailable):
         listen("127.0.0.1", port)
