@@ -51,7 +51,8 @@ def _figures(outcome: "Outcome") -> dict[str, str]:
         cells["calibrated on"] = f"{variant.calibration_rows} {variant.calibration_source}"
     for record in outcome.parity:
         distance = f"nrmse {record.nrmse:.2g}" if record.nrmse_limit else f"max abs {record.max_abs:.2g}"
-        cells[f"{record.output}, {record.samples} rows"] = f"{distance}, {record.agreement:.1%} equal decisions"
+        decisions = f", {record.agreement:.1%} equal decisions" if record.agreement < 1.0 else ""
+        cells[f"{record.output}, {record.samples} rows"] = distance + decisions
     if variant.metric_source is not None and variant.metric_variant is not None:
         cells[f"{variant.metric} on all held-out rows"] = f"{variant.metric_source:.4g} > {variant.metric_variant:.4g}"
     for timing in variant.latency:

@@ -242,3 +242,14 @@ def test_a_rename_that_is_none_is_refused(pair):
     result = CliRunner().invoke(app, ["m.keras", "--name", "n", "--input-name", pair])
     assert isinstance(result.exception, InvalidArgument)
     assert "OLD=NEW" in str(result.exception)
+
+
+def test_other_precisions_of_a_foreign_model_are_published_beside_it(tmp_path):
+    app = typer.Typer()
+    register(app)
+    app.callback()(lambda: None)
+    arguments = [str(saved(functional(), tmp_path)), "--name", "mine", "--repository", str(tmp_path / "models")]
+    result = CliRunner().invoke(app, ["export", *arguments, "--precision", "fp16", "--precision", "int8"])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["mine", "mine-fp16", "mine-int8"]
+    assert verify(tmp_path / "models" / "mine-int8" / "1").problems == ()
