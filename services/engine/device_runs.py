@@ -65,16 +65,16 @@ class DeviceRunner:
             if known is not None:
                 fetched = self._placed(names, known, received)
                 try:
-                    self._execute(options, list(inputs), fed, names, fetched)
+                    values = self._execute(options, list(inputs), fed, names, fetched)
                 except Exception as error:
                     if not _guessed_wrong(error):
                         raise
                     self._forget(names)
                     _spoil(received)
                 else:
-                    return fetched
+                    return [_where_it_is(array, values[i]) for i, array in enumerate(fetched)]
             values = self._execute(options, list(inputs), fed, names)
-            arrays: list[np.ndarray] = [values[i].numpy() for i in range(len(names))]
+            arrays = [_unshared(values[i], fed) for i in range(len(names))]
         except BaseException:
             _spoil([*sent, *received])
             raise
@@ -124,13 +124,32 @@ class DeviceRunner:
         return arrays
 
 
+def _where_it_is(array: np.ndarray, value: Any) -> np.ndarray:
+    """The array that an output was to be written to; a copy of the output where it lies elsewhere, as a weight may."""
+    if value.data_ptr() == _address(array):
+        return array
+    elsewhere: np.ndarray = value.numpy().copy()
+    return elsewhere
+
+
+def _unshared(value: Any, fed: Sequence[np.ndarray]) -> np.ndarray:
+    """An output as an array; a copy where it is one of the inputs, whose buffers have other uses soon."""
+    array: np.ndarray = value.numpy()
+    return array.copy() if any(_address(one) == _address(array) for one in fed) else array
+
+
+def _address(array: np.ndarray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
 def _spoil(leases: Sequence[Lease]) -> None:
     for lease in leases:
         lease.spoil()
 
 
 def _values(arrays: Sequence[np.ndarray]) -> Any:
-    """OrtValues over the arrays' own memory. They keep the arrays, not the other way round."""
+    """OrtValues over the arrays' own memory. The arrays must outlive them."""
     vector = capi.OrtValueVector()
     for array in arrays:
         vector.push_back(ort.OrtValue.ortvalue_from_numpy(array)._get_c_value())  # noqa: SLF001 - the vector takes no other

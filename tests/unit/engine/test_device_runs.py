@@ -180,6 +180,32 @@ def test_a_shape_with_two_free_axes_is_never_guessed(tmp_path):
     assert shapes == [(2, 3), (3, 2)]
 
 
+def test_an_output_that_is_a_weight_or_an_input_is_answered_right_every_time(tmp_path):
+    """ONNX Runtime need not write such an output anywhere: it is there already."""
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
+    path = testing.write_graph(
+        tmp_path / "1",
+        [("Identity", ["w"], ["constant"]), ("Identity", ["x"], ["same"]), ("Neg", ["x"], ["negative"])],
+        {"x": ("float32", (None, 2))},
+        {
+            "constant": ("float32", (2, 3)),
+            "same": ("float32", (None, 2)),
+            "x": ("float32", (None, 2)),
+            "negative": ("float32", (None, 2)),
+        },
+        {"w": weight},
+    )
+    backend = OnnxBackend(path, AS_DEVICE)
+    answers = {value: backend.run(SIGNATURE, {"x": np.full((1, 2), value, np.float32)}) for value in (1.0, 2.0, 3.0)}
+    for value, answer in answers.items():
+        assert {name: array.tolist() for name, array in answer.items()} == {
+            "constant": weight.tolist(),
+            "same": [[value, value]],
+            "x": [[value, value]],
+            "negative": [[-value, -value]],
+        }
+
+
 def test_a_model_may_be_closed_while_it_runs(identity):
     entered, gate = threading.Event(), threading.Event()
 
@@ -284,33 +310,57 @@ def test_sizes_are_spread_by_four():
     assert [spread(most) for most in (1, 2, 4, 64, 100)] == [(1,), (1, 2), (1, 4), (1, 4, 16, 64), (1, 4, 16, 64, 100)]
 
 
-def test_a_model_that_convolves_on_a_gpu_has_a_session_for_each_size(tmp_path, monkeypatch):
-    testing.write_identity(tmp_path / "1", shape=(None, 3))
-    monkeypatch.setattr(OnnxBackend, "convolves", True, raising=False)
-    opened: list[OnnxBackend] = []
-    monkeypatch.setattr(OnnxBackend, "__setattr__", _keep_true("convolves", opened))
-    servable = load(
-        ModelConfig("m", tmp_path, batching=BatchingConfig(max_batch_rows=16)),
-        1,
-        tmp_path / "1",
-        LoadOptions(AS_DEVICE),
+@pytest.fixture
+def cpu_as_gpu(monkeypatch):
+    """The CPU's provider taken for a GPU's, all through the backend."""
+    monkeypatch.setattr("services.engine.backend.DEVICE_PROVIDERS", ("CPUExecutionProvider",))
+
+
+def write_convolution(version: Path) -> Path:
+    """The sum of a picture's 3 x 3 surroundings, float32 `[-1, 1, 4, 4]` to `[-1, 1, 2, 2]`."""
+    return testing.write_graph(
+        version,
+        [("Conv", ["x", "w"], ["y"])],
+        {"x": ("float32", (None, 1, 4, 4))},
+        {"y": ("float32", (None, 1, 2, 2))},
+        {"w": np.ones((1, 1, 3, 3), np.float32)},
     )
-    assert servable.batching.allowed_batch_rows == (1, 4, 16)
-    backend = opened[-1]
-    assert sorted(backend._runners) == [1, 4]
-    for rows in (1, 4, 16, 5):
-        assert set(answer_of(backend, 2.0, rows).ravel()) == {2.0}
-    servable.close()
 
 
-def _keep_true(name: str, opened: list[OnnxBackend]) -> Callable[[OnnxBackend, str, Any], None]:
-    def set_attribute(self: OnnxBackend, key: str, value: Any) -> None:
-        if key == name:
-            opened.append(self)
-            value = True
-        object.__setattr__(self, key, value)
+@pytest.mark.usefixtures("cpu_as_gpu")
+def test_a_model_that_convolves_on_a_gpu_has_a_session_for_each_size(tmp_path):
+    backend = OnnxBackend(write_convolution(tmp_path / "1"))
+    assert backend.convolves
+    backend.specialise((1, 4, 16))
+    sessions = {id(runner._session) for runner in (*backend._runners.values(), backend._runner) if runner is not None}
+    assert (sorted(backend._runners), len(sessions)) == ([1, 4], 3)
+    for rows in (1, 4, 16, 5, 4):
+        answer = backend.run(SIGNATURE, {"x": np.full((rows, 1, 4, 4), 2, np.float32)})["y"]
+        assert (answer.shape, set(answer.ravel())) == ((rows, 1, 2, 2), {18.0})
+    backend.close()
 
-    return set_attribute
+
+@pytest.mark.usefixtures("cpu_as_gpu")
+def test_a_model_that_convolves_on_a_gpu_is_run_in_few_sizes(tmp_path):
+    write_convolution(tmp_path / "1")
+    for asked, got in (((), (1, 4, 16)), ((8, 16), (8, 16))):
+        batching = BatchingConfig(max_batch_rows=16, allowed_batch_rows=asked)
+        servable = load(ModelConfig("m", tmp_path, batching=batching), 1, tmp_path / "1", LoadOptions())
+        assert servable.batching.allowed_batch_rows == got
+        servable.close()
+
+
+@pytest.mark.usefixtures("cpu_as_gpu")
+def test_a_model_that_does_not_convolve_is_run_in_any_size(tmp_path):
+    backend = OnnxBackend(testing.write_multi(tmp_path / "1"))
+    assert backend.threads is not None
+    assert not backend.convolves
+    servable = load(ModelConfig("m", tmp_path), 1, tmp_path / "1", LoadOptions())
+    assert servable.batching.allowed_batch_rows == ()
+
+
+def test_a_convolution_on_the_cpu_needs_no_sessions_by_size(tmp_path):
+    assert not OnnxBackend(write_convolution(tmp_path / "1")).convolves
 
 
 def test_a_model_on_a_device_never_runs_on_the_event_loop(tmp_path, monkeypatch):
