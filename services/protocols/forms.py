@@ -9,7 +9,7 @@ values, which a parser steps over by the length in front of it. That comparison 
     form = forms.match(data)                     # None: read the message, and `learn` what came of it
     values = data[form.start : form.stop]
 
-Messages of more than one tensor, of strings and booleans, with parameters, or written in any unusual way are never learnt.
+Messages of more than one tensor, of strings and booleans, or written in any unusual way are never learnt.
 """
 
 from collections.abc import Callable
@@ -110,7 +110,7 @@ class Forms:
 def oip_values(data: bytes, dtype: np.dtype[Any]) -> Span | None:
     """Where a ModelInferRequest of one input has its values: raw contents, or packed fp32_contents or fp64_contents."""
     top = _fields(data, (0, len(data)))
-    if not top.keys() <= {1, 2, 5, 6, 7}:  # an id or parameters are for the parser
+    if not top.keys() <= {1, 2, 4, 5, 6, 7}:  # an id is for the parser
         return None
     tensor = _payload(top, 5)
     if tensor is None or 7 in top:

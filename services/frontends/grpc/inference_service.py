@@ -91,7 +91,7 @@ class InferenceService:
             self._replying.add(task)
             task.add_done_callback(self._replying.discard)
 
-    def model_infer(self, data: bytes, call: Call) -> InferenceRequest:
+    def model_infer(self, data: bytes, call: Call) -> InferenceRequest | None:
         infer = oip_grpc.decode_infer(data)
         request = infer.request
         call.decoded(request.model)
@@ -106,7 +106,7 @@ class InferenceService:
 
         pending = self._engine.submit(request, lambda outcome: call.answer(outcome, encode))
         call.on_cancel(pending.cancel)
-        return request
+        return None if infer.timeout_us else request  # which counts from when it is read
 
 
 async def _reply_statistics(call: Call, counted: Awaitable[list[VersionStatistics]]) -> None:
@@ -135,7 +135,7 @@ class _InferShortWay(ShortWay):
         first, last = id_at
         form = self.forms.match_without(data, first, last)
         if form is None:
-            self.forms.learn(data[:first] + data[last:], self.general(data, call))
+            self.learn(data[:first] + data[last:], self.general(data, call))
             return
         call.echo = data[first:last]  # in the answer the field has the same number
         if self.enter(form, data, form.start + last - first, call):

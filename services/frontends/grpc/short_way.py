@@ -24,8 +24,8 @@ from services.protocols.wire import around_rows
 _LARGE_BYTES = 16 * 1024
 """Values from this size on are not copied out of their message."""
 
-General: TypeAlias = Callable[[bytes, Call], InferenceRequest]
-"""Reads a message and hands it to the engine."""
+General: TypeAlias = Callable[[bytes, Call], InferenceRequest | None]
+"""Reads a message and hands it to the engine. None where what it asks depends on more than its bytes."""
 
 Texts: TypeAlias = Sequence[bytes] | None
 """What stands around the values in answers that differ in those alone; None where others do not."""
@@ -64,7 +64,12 @@ class ShortWay(ABC):
 
     def miss(self, data: bytes, call: Call) -> None:
         """Serve a call whose form is not known: the next one's will be."""
-        self.forms.learn(data, self.general(data, call))
+        self.learn(data, self.general(data, call))
+
+    def learn(self, message: bytes, request: InferenceRequest | None) -> None:
+        """Remember what a message was read as."""
+        if request is not None:
+            self.forms.learn(message, request)
 
     def enter(self, form: Form, data: bytes, start: int, call: Call) -> bool:
         """Whether a request of a known form, whose values begin at `start`, can go this way; then it is on its way."""

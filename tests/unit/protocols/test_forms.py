@@ -73,6 +73,8 @@ def learnt(dialect: str, *messages: bytes) -> Forms:
             request, request_id, timeout_us = decode(data)
         except CornetError:
             continue
+        if timeout_us:  # counts from when it is read: the front end does not have such a message learnt
+            continue
         forms.learn(data, request)
         if forms.match(data) is not None:
             assert (request_id, timeout_us) == ("", 0)
@@ -195,6 +197,7 @@ def recognised_only_as_parsed(dialect: str, originals: list[bytes], others: list
         ("oip", infer_message()),
         ("oip", infer_message(model_version="3")),
         ("oip", infer_message(outputs=[{"name": "y"}])),
+        ("oip", infer_message(parameters={"priority": {"int64_param": 5}})),
         ("tfs", predict_message()),
         ("tfs", predict_message("float_val")),
         ("tfs", predict_message("double_val", 2)),
@@ -210,11 +213,8 @@ def test_other_values_in_a_message_seen_before_are_recognised(dialect: str, data
     expect_same(dialect, form, other)
 
 
-@pytest.mark.parametrize(
-    "more", [{"id": "7"}, {"parameters": {"timeout": {"int64_param": 5}}}], ids=["an id", "parameters"]
-)
-def test_what_changes_with_every_request_is_left_to_the_parser(more: dict[str, Any]):
-    data = infer_message(**more)
+def test_an_id_which_changes_with_every_request_is_left_to_the_parser():
+    data = infer_message(id="7")
     assert learnt("oip", data).match(data) is None
 
 

@@ -131,6 +131,12 @@ MESSAGES: dict[str, Callable[[float], bytes]] = {
     "infer with a version": lambda value: infer(floats(value), model_version="1"),
     "infer of three rows": lambda value: infer(floats(value, value + 1, value + 2)),
     "infer of an output": lambda value: infer(floats(value), outputs=[{"name": "y"}], id="an id"),
+    "infer as perf_analyzer writes it": lambda value: infer(
+        floats(value),
+        id=f"{value}",
+        parameters={"triton_enable_empty_final_response": {"bool_param": True}},
+        outputs=[{"name": "y"}],
+    ),
     "predict": lambda value: predict(floats(value)),
     "predict of an output": lambda value: predict(floats(value), output_filter=["y"]),
     "predict of two rows": lambda value: predict(floats(value, -value)),
@@ -150,6 +156,16 @@ async def test_answers_are_those_of_the_general_way(served: Any, tmp_path: Path,
         await server.answers(messages[0])
         assert await server.answers(*messages) == general
         assert server.taken[-1] == 5
+
+
+@in_a_loop
+async def test_a_time_limit_counts_anew_for_each_request(served: Any, tmp_path: Path):
+    testing.write_half_plus_two(tmp_path / "m" / "1")
+    limited = infer(floats(1), parameters={"timeout": {"int64_param": 60_000_000}})
+    async with served() as server:
+        answers = [await server.answers(limited, limited) for _ in range(3)]
+        assert answers[0] == answers[1] == answers[2]
+        assert server.taken == []
 
 
 @in_a_loop
