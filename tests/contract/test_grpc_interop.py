@@ -187,7 +187,7 @@ def test_grpclib_calls_of_every_kind(host: Host) -> None:
 
 @installed("node", "nodejs")
 def test_grpc_js_calls_of_every_kind(host: Host) -> None:
-    if not (GRPC_JS / "node_modules").is_dir():
+    if not (GRPC_JS / "node_modules" / ".package-lock.json").is_file():
         pytest.skip("grpc-js is not installed: make test installs it where there is npm")
     command = ["node", str(GRPC_JS / "client.mjs"), host.target]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
