@@ -4,6 +4,9 @@ Static: weights and activations of convolutions and matrix products in QuantizeL
 Dynamic: matrix products by MatMulInteger, plain ONNX too, and LSTM layers by `DynamicQuantizeLSTM`, which only ONNX Runtime
 runs. Everything else, the preprocessing in the graph above all, stays in float32.
 
+A dynamic range is that of the whole batch, so that a row's answer depends a little on the rows it shares a batch with; the
+gates judge rows alone and together. A static one is fixed.
+
 Weights use seven of their eight bits: on CPUs without VNNI the sum of two full products overflows 16 bits without a word, and
 a file that was proven on one machine must answer alike on another.
 """

@@ -63,6 +63,14 @@ def answers(run: Run, inputs: Arrays, batch_rows: int) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def check_finite(got: Arrays, want: Arrays) -> None:
+    """Raises ParityError where an answer to a held-out row is not finite and float32's is."""
+    for name, values in want.items():
+        lost = int((np.isfinite(values) & ~np.isfinite(got[name])).sum())
+        if lost:
+            raise ParityError(f"Expected finite answers of {name} to all held-out rows. Received: {lost} that are not.")
+
+
 def check_metric(name: str, got: float, want: float, *, smaller_is_better: bool, most_loss: float) -> None:
     """Raises ParityError where a metric is worse than float32's by more than a share of it."""
     loss = (got - want) if smaller_is_better else (want - got)

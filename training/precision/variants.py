@@ -175,8 +175,9 @@ def _prove(work: _Work, variant: Variant, path: Path) -> Manifest:
             parity = judge.check(run, source, signature, samples, work.precision, padding=padding)
         except CornetError as error:
             reasons.append(str(error))
-        metrics, variant = _metrics(work.evidence, variant, source, run, batch_rows)
+        metrics: dict[str, float] = {}
         try:
+            metrics, variant = _metrics(work.evidence, variant, source, run, batch_rows)
             _check_metric(work.evidence, variant)
         except CornetError as error:
             reasons.append(str(error))
@@ -188,7 +189,7 @@ def _prove(work: _Work, variant: Variant, path: Path) -> Manifest:
         manifest,
         name=work.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        metrics=metrics or {},
+        metrics=metrics,
         baseline=manifest.baseline if metrics else {},
         parity=parity,
         precision=str(work.precision),
@@ -199,10 +200,15 @@ def _prove(work: _Work, variant: Variant, path: Path) -> Manifest:
 def _metrics(
     evidence: Evidence, variant: Variant, source: Run, run: Run, batch_rows: int
 ) -> tuple[dict[str, float], Variant]:
-    """The variant's metrics on all held-out rows, and the deciding one beside float32's, both through the serving backend."""
+    """The variant's metrics on all held-out rows, and the deciding one beside float32's, both through the serving backend.
+
+    Raises ParityError where an answer is not finite: there is no metric of that.
+    """
     if evidence.evaluate is None or evidence.held_out is None:
         return {}, variant
-    before, after = (evidence.evaluate(judge.answers(r, evidence.held_out, batch_rows)) for r in (source, run))
+    answers = [judge.answers(each, evidence.held_out, batch_rows) for each in (source, run)]
+    judge.check_finite(answers[1], answers[0])
+    before, after = map(evidence.evaluate, answers)
     if evidence.metric in before:
         variant = replace(
             variant,

@@ -367,6 +367,13 @@ class OnnxBackendRun:
         return run(self._path, inputs)
 
 
+def test_answers_that_are_not_finite_have_no_metric():
+    want = {"y": np.array([1.0, np.nan, 3.0])}
+    judge.check_finite({"y": np.array([1.5, 2.0, 3.0])}, want)
+    with pytest.raises(ParityError, match="1 that are not"):
+        judge.check_finite({"y": np.array([np.inf, np.nan, 3.0])}, want)
+
+
 def test_one_refused_variant_does_not_keep_another_back(source: Exported, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(judge, "INT8_LIMITS", Limits(nrmse=0.0))
     outcomes = make(source, options())
