@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from grpclib.client import Channel, StreamStreamMethod, UnaryUnaryMethod
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from services.frontends.grpc.http2.limits import Limits
 from services.launch import ServerProcess
 
 TIMEOUT_S = 60
@@ -90,6 +92,23 @@ def test_many_streams_on_several_connections_are_answered_each_with_its_own(host
     assert all(call.result() == data for call, data in asked.items())
     for channel in channels:
         channel.close()
+
+
+def test_connections_that_end_for_their_age_lose_no_call() -> None:
+    """The client goes on at once on a new connection, and what was on its way is answered on the old one."""
+    with Host("native", limits=Limits(max_age_s=0.1, max_age_grace_s=30.0)) as host:
+        with grpc.insecure_channel(host.target) as channel, ThreadPoolExecutor(8) as pool:
+            echo = channel.unary_unary("/t.T/Echo")
+
+            def ask(number: int) -> bool:
+                return echo(b"%d" % number, timeout=TIMEOUT_S) == b"%d" % number
+
+            asked = 0
+            until = time.monotonic() + 1.0
+            while time.monotonic() < until:
+                assert all(pool.map(ask, range(asked, asked + 100)))
+                asked += 100
+        assert host.problems == []
 
 
 def test_hundreds_of_streams_that_stay_open_are_served_on_one_connection(channel: grpc.Channel) -> None:
