@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 
 from services.cpus import available_cpus
-from services.engine.device import CPU, CUDA, DEVICE_PROVIDERS, GpuOptions, device_of
+from services.engine.device import CPU, CUDA, DEVICE_PROVIDERS, GpuOptions, device_of, exhausted
 from services.engine.device_runs import DeviceRunner
 from services.engine.device_threads import DeviceThreads
 from services.engine.host_memory import BufferPool, host_memory
@@ -269,6 +269,8 @@ def _open(path: Path, providers: tuple[str, ...], options: BackendOptions) -> or
     try:
         return ort.InferenceSession(str(path), settings, providers=configured)
     except Exception as error:
+        if exhausted(str(error)):
+            raise ResourceExhausted(f"Expected memory for {path.name}. Received: {_reason(error, path)}") from error
         raise DataLoss(f"{path.name} is no model ONNX Runtime can load: {_reason(error, path)}") from error
 
 

@@ -78,13 +78,18 @@ class Device:
                 self.lost = message
                 _log.error("the GPU is lost: restart this process", gpu=self.index, reason=message)
             return Unavailable("The server has lost its GPU and must be restarted.")
-        if _EXHAUSTED.search(message):
+        if exhausted(message):
             _log.warning("out of memory in a run", device=self.kind, gpu=self.index, rows=rows, reason=message)
             return ResourceExhausted(
                 f"Expected a run that fits into the memory left. Received: {rows} rows. Send fewer at a time, or try again "
                 "later."
             )
         return None
+
+
+def exhausted(message: str) -> bool:
+    """Whether ONNX Runtime's words say that there is no memory left."""
+    return _EXHAUSTED.search(message) is not None
 
 
 _devices: dict[tuple[str, int], Device] = {}

@@ -23,6 +23,7 @@ from services.engine.merging import Piece, run_pieces
 from services.engine.model_config import BatchingConfig, ModelConfig
 from services.engine.request import InferenceRequest
 from services.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
+from services.tensors import DTYPES
 
 SIGNATURE = "serving_default"
 AS_DEVICE = BackendOptions(as_device=True)
@@ -408,6 +409,27 @@ def test_a_server_that_lost_its_gpu_is_not_ready_and_says_unavailable(tmp_path, 
         await engine.stop()
 
     asyncio.run(scenario())
+
+
+def test_a_model_for_which_there_is_no_memory_is_not_called_damaged(tmp_path, monkeypatch):
+    def session(*_args: Any, **_more: Any) -> None:
+        raise RuntimeError("Status Message: CUDA failure 2: out of memory ; GPU=0")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", session)
+    with pytest.raises(ResourceExhausted, match=r"Expected memory for model\.onnx. Received: CUDA failure 2"):
+        OnnxBackend(testing.write_identity(tmp_path / "1"))
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if not dtype.is_string], ids=lambda dtype: dtype.name)
+def test_every_element_type_passes_through_the_buffers(tmp_path, dtype):
+    """float16 among them, which the variants of a model have."""
+    backend = OnnxBackend(testing.write_identity(tmp_path / "1", dtype.name, (None, 3)), AS_DEVICE)
+    array = np.array([[0, 1, 100]]).astype(dtype.numpy)
+    array.flags.writeable = False
+    for _ in range(2):
+        answer = backend.run(SIGNATURE, {"x": array})["y"]
+        assert (answer.dtype, answer.tolist()) == (dtype.numpy, array.tolist())
+    assert pool_of(backend).leased == 1
 
 
 def test_the_gpu_s_options_reach_onnx_runtime(tmp_path, monkeypatch):
