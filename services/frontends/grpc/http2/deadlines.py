@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Callable, Collection
 from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from services.frontends.grpc.http2.connection import Connection
 
 RESOLUTION_S = 0.01
-"""How close two looks at the open calls may be."""
+"""How close two looks at the open calls may be, where they are few."""
+_REST = 20
+"""How many times as long as a look the pause after it is at least: a look is as long as there are open calls."""
 
 
 class Deadlines:
@@ -24,11 +27,13 @@ class Deadlines:
         self._connections = connections
         self._timer: asyncio.TimerHandle | None = None
         self.next = inf
+        self._earliest = -inf
 
     def watch(self, deadline: float) -> None:
         """A call with this deadline has begun. Calls `deadline >= next` need not be told of."""
-        if deadline < self.next:
-            self.next = deadline
+        at = max(deadline, self._earliest)
+        if at < self.next:
+            self.next = at
             self._arm()
 
     def close(self) -> None:
@@ -43,6 +48,7 @@ class Deadlines:
 
     def _look(self) -> None:
         now, self._timer = self._clock(), None
+        began = perf_counter()
         expired, upcoming = [], inf
         for connection in self._connections:
             for stream in connection.streams.values():
@@ -53,7 +59,8 @@ class Deadlines:
                     elif deadline < upcoming:
                         upcoming = deadline
         self.next = inf
+        self._earliest = now + max(RESOLUTION_S, _REST * (perf_counter() - began))
         if upcoming < inf:
-            self.watch(max(upcoming, now + RESOLUTION_S))
+            self.watch(upcoming)
         for stream in expired:
             stream.expire()

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from math import inf
 
-from services.frontends.grpc.http2.deadlines import Deadlines
+from services.frontends.grpc.http2.deadlines import RESOLUTION_S, Deadlines
 
 
 @dataclass(eq=False)
@@ -54,6 +54,18 @@ def test_an_earlier_deadline_brings_the_next_look_forward() -> None:
         assert deadlines.next == 50.0
         assert later is not None
         assert later.cancelled()
+        deadlines.close()
+
+    asyncio.run(scenario())
+
+
+def test_looks_keep_a_distance_whatever_deadlines_come() -> None:
+    async def scenario() -> None:
+        deadlines = Deadlines(lambda: 100.0, [])
+        deadlines.watch(100.0)
+        deadlines._look()
+        deadlines.watch(100.0)
+        assert deadlines.next >= 100.0 + RESOLUTION_S
         deadlines.close()
 
     asyncio.run(scenario())
