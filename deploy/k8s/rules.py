@@ -13,7 +13,7 @@ from services.errors import InvalidArgument
 from services.frontends.rest import health, tfs, v2
 from services.frontends.rest.routes import RouteTable
 from services.server_info import ServerInfo
-from services.settings import Settings
+from services.settings import setting_options
 from services.telemetry.metrics import Metrics
 
 Rule = Callable[[Sequence[Resource]], Iterator[str]]
@@ -30,7 +30,7 @@ _PINNED = re.compile(r"^[^:@]+(?::\d+/[^:@]+)?(?::(?P<tag>[\w.-]+))?(?P<digest>@
 
 def default(name: str) -> Any:
     """A field's default in services/settings.py."""
-    return Settings.model_fields[name].default
+    return setting_options()[name].default
 
 
 def probes(resources: Sequence[Resource]) -> Iterator[str]:
@@ -116,7 +116,7 @@ def keep_alive(resources: Sequence[Resource]) -> Iterator[str]:
 
 def settings(resources: Sequence[Resource]) -> Iterator[str]:
     """Every CORNET_* variable is one that services/settings.py reads."""
-    known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known = {f"{_PREFIX}{name.upper()}" for name in setting_options()}
     for pod in workloads(resources):
         for container in pod.containers():
             for variable in container.get("env", ()):

@@ -31,7 +31,7 @@ def supervise(settings: Settings, configs: Sequence[ModelConfig] | None = None, 
         stop_within_s=settings.drain_delay_s + max(settings.drain_timeout_s, 1.0) + _MARGIN_S,
         log_level=settings.log_level,
         log_format=settings.log_format,
-        settings=settings.model_dump(mode="json"),
+        settings=settings.plain(),
         models=None if configs is None else to_tables(configs),
     )
     file = tempfile.TemporaryFile()  # noqa: SIM115 # the process that this one becomes closes it

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.settings import Settings
+from services.settings import setting_options
 
 NAMES = ("serve-cpu", "serve-gpu", "train", "batch")
 SERVING = ("serve-cpu", "serve-gpu")
@@ -136,7 +136,7 @@ def test_signals_reach_cornet_itself(final: Stage) -> None:
 
 @serving_images
 def test_the_ports_are_the_server_s_defaults(final: Stage) -> None:
-    defaults = {name: Settings.model_fields[name].default for name in ("grpc_port", "http_port")}
+    defaults = {name: setting_options()[name].default for name in ("grpc_port", "http_port")}
 
     assert final.all("EXPOSE") == [f"{defaults['grpc_port']} {defaults['http_port']}"]
 
@@ -148,7 +148,7 @@ def test_the_health_check_asks_for_readiness_without_tools_of_its_own(final: Sta
 
     assert program[:2] == ["python", "-c"]
     compile(program[2], "HEALTHCHECK", "exec")
-    assert f"http://127.0.0.1:{Settings.model_fields['http_port'].default}/readyz" in program[2]
+    assert f"http://127.0.0.1:{setting_options()['http_port'].default}/readyz" in program[2]
     assert "--start-period=" in check
     assert "--timeout=" in check
 
@@ -157,7 +157,7 @@ def test_the_health_check_asks_for_readiness_without_tools_of_its_own(final: Sta
 def test_every_setting_in_the_environment_is_one_that_exists(final: Stage) -> None:
     given = {name.removeprefix("CORNET_").lower() for name in final.environment() if name.startswith("CORNET_")}
 
-    assert {"host", "repository"} <= given <= set(Settings.model_fields)
+    assert {"host", "repository"} <= given <= set(setting_options())
 
 
 @pytest.mark.parametrize("lock", ["cpu", "gpu", "batch-cpu", "batch-gpu"])

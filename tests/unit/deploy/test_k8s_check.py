@@ -17,7 +17,7 @@ import yaml
 from deploy.k8s import check, prometheus_rule, rules
 from deploy.k8s.workloads import workloads
 from services.model_server import parse_flags
-from services.settings import Settings
+from services.settings import setting_options
 from services.telemetry.metrics import Metrics
 
 needs_kubectl = pytest.mark.skipif(
@@ -302,7 +302,7 @@ def test_the_runtimes_flags_open_the_ports_that_their_probes_ask() -> None:
 
     settings = parse_flags(line[1:]).settings
 
-    defaults = {name: Settings.model_fields[name].default for name in ("grpc_port", "http_port")}
+    defaults = {name: setting_options()[name].default for name in ("grpc_port", "http_port")}
     assert {"grpc_port": settings.grpc_port, "http_port": settings.http_port} == defaults
 
 

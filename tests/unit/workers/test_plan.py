@@ -19,7 +19,7 @@ def test_settings_come_out_as_they_went_in_whatever_the_environment_says(monkeyp
     settings = Settings(
         repository=Path("models"), providers=("CUDAExecutionProvider", "CPUExecutionProvider"), workers=3
     )
-    dumped = json.dumps(settings.model_dump(mode="json"))
+    dumped = json.dumps(settings.plain())
     for name in ("REPOSITORY", "MODELS_FILE", "HTTP_PORT", "PROVIDERS", "WORKERS"):
         monkeypatch.setenv(f"CORNET_{name}", "7")
 
