@@ -160,5 +160,3 @@ def test_a_closed_backend_says_so(tmp_path):
 
 def test_there_is_at_least_one_cpu():
     assert available_cpus() >= 1
-
-
