@@ -81,6 +81,11 @@ ModelStatisticsResponse = _message("inference.ModelStatisticsResponse")
 ModelInferRequest = _message("inference.ModelInferRequest")
 ModelInferResponse = _message("inference.ModelInferResponse")
 
+HealthCheckRequest = _message("grpc.health.v1.HealthCheckRequest")
+HealthCheckResponse = _message("grpc.health.v1.HealthCheckResponse")
+ServerReflectionRequest = _message("grpc.reflection.v1.ServerReflectionRequest")
+ServerReflectionResponse = _message("grpc.reflection.v1.ServerReflectionResponse")
+
 
 def parse(message_class: MessageClass, data: bytes, name: str) -> Any:
     """The message in `data`; `name` stands in the error. Raises InvalidArgument where it is not one."""

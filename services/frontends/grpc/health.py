@@ -8,19 +8,17 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from typing import Any
 
-from google.protobuf.message import DecodeError
-from grpc_health.v1 import health_pb2
-
 from services.engine.engine import Engine
-from services.errors import InvalidArgument, NotFound
+from services.errors import NotFound
 from services.frontends.grpc.call import Call, MethodTable, StreamContext, StreamMethod, UnaryMethod
 from services.frontends.grpc.inference_service import is_ready
+from services.protocols.messages import HealthCheckRequest, HealthCheckResponse, parse
 
 SERVICE = "grpc.health.v1.Health"
 PROTOCOL = "grpc-health"
 WATCH_INTERVAL_S = 0.5
 
-_Response = health_pb2.HealthCheckResponse
+_Response: Any = HealthCheckResponse
 
 
 class HealthService:
@@ -66,10 +64,7 @@ class HealthService:
 
 
 def _service_name(data: bytes) -> str:
-    try:
-        name: str = health_pb2.HealthCheckRequest.FromString(data).service
-    except DecodeError:
-        raise InvalidArgument("Could not parse HealthCheckRequest.") from None
+    name: str = parse(HealthCheckRequest, data, "HealthCheckRequest").service
     return name
 
 

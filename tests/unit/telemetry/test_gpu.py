@@ -1,9 +1,12 @@
 """GPUs through a stand-in for NVIDIA's library: there may be none where the tests run."""
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from services.telemetry import gpu as gpu_module
 from services.telemetry.families import families
 from services.telemetry.gpu import Gpus
 from services.telemetry.tables import Tables
@@ -47,7 +50,14 @@ def test_without_a_gpu_there_is_no_series_of_one():
     assert not [family for family in families(Tables(), Gpus().read()) if family.name.startswith("cornet_gpu")]
 
 
-def test_a_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch):
+def test_a_machine_without_a_driver_has_no_gpus_and_is_not_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(gpu_module, "_DRIVER", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace())  # any question to it would be an AttributeError
+    assert Gpus.find().read() == []
+
+
+def test_a_machine_whose_driver_does_not_answer_has_no_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(gpu_module, "_DRIVER", (str(tmp_path),))
     pynvml = pytest.importorskip("pynvml")
 
     def fail() -> None:
