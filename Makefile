@@ -42,7 +42,7 @@ test: $(INSTALLED) $(if $(shell command -v npm),$(GRPC_JS)) ## Run every test, f
 $(GRPC_JS): tests/contract/grpc_js/package-lock.json
 	@npm ci --prefix $(<D) --ignore-scripts --no-audit --no-fund --silent && touch $@ || echo "grpc-js is not installed"
 
-bench: $(INSTALLED) ## Compare with other servers on this machine and judge the ratios (two minutes: make bench ARGS=--quick)
+bench: $(INSTALLED) ## Compare with other servers on this machine and judge the ratios (a few minutes: make bench ARGS=--quick)
 	$(BIN)/python -m tests.load.bench $(ARGS)
 
 bench-peers: $(INSTALLED) ## Install the servers to compare with, each in an environment of its own (.bench-peers)
