@@ -1,12 +1,15 @@
 """What Triton's statistics extension is asked, out of the engine's metrics, for both transports."""
 
 from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
 from services.engine.engine import Engine
 from services.errors import InvalidArgument, ModelNotFound
-from services.telemetry.merged import Pages
 from services.telemetry.statistics import VersionStatistics, statistics
 from services.telemetry.tables import Tables
+
+if TYPE_CHECKING:
+    from services.telemetry.merged import Pages
 
 
 def statistics_of(
@@ -23,7 +26,7 @@ def statistics_of(
     return _shared(pages, engine, model, version)
 
 
-async def _shared(pages: Pages, engine: Engine, model: str, version: int | None) -> list[VersionStatistics]:
+async def _shared(pages: "Pages", engine: Engine, model: str, version: int | None) -> list[VersionStatistics]:
     return _statistics_of(engine, model, version, await pages.tables())
 
 

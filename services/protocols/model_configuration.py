@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from google.protobuf import json_format
 
 from services.protocols.messages import ModelConfigRequest, ModelConfigResponse, parse
 from services.protocols.oip_grpc import decode_version
@@ -61,6 +60,8 @@ def encode_json(config: Mapping[str, Any]) -> bytes:
 
 def encode_grpc(config: Mapping[str, Any]) -> bytes:
     """The serialised ModelConfigResponse."""
+    from google.protobuf import json_format
+
     data: bytes = json_format.ParseDict({"config": config}, ModelConfigResponse()).SerializeToString()
     return data
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import orjson
-from google.protobuf import json_format
 
 from services.protocols.messages import ModelStatisticsRequest, ModelStatisticsResponse, parse
 from services.protocols.oip_grpc import decode_version
@@ -33,6 +32,8 @@ def encode_json(statistics: Iterable[VersionStatistics]) -> bytes:
 
 def encode_grpc(statistics: Iterable[VersionStatistics]) -> bytes:
     """The serialised ModelStatisticsResponse."""
+    from google.protobuf import json_format
+
     data: bytes = json_format.ParseDict(_document(statistics), ModelStatisticsResponse()).SerializeToString()
     return data
 

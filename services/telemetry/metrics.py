@@ -15,23 +15,27 @@ method names are the front ends' own constants.
 Processes that share a port are merged at scrape (`snapshot`, `merged`): keys of the tables are label values, and their
 values add up (histograms of one kind have the same bounds); the process's own metrics stay apart under a label. `families`,
 `tfs_page` and `triton_page` write any tables, those of one process or merged ones.
+
+prometheus_client, with the web servers it brings, is imported by the first scrape: a server does not start later for it.
 """
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import Metric
-
-from services.telemetry import families, tfs_page, triton_page
+from services.telemetry import tfs_page, triton_page
 from services.telemetry.bounds import LATENCY_UNION
 from services.telemetry.exchange import Exchange
 from services.telemetry.gpu import Gpus
 from services.telemetry.histogram import RequestSeries
-from services.telemetry.merged import Pages, Peers
 from services.telemetry.snapshot import Snapshot, dump
 from services.telemetry.tables import BatchKey, BatchMetrics, Load, RequestKey, Tables, VersionKey
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.metrics_core import Metric
+
+    from services.telemetry.merged import Pages, Peers
 
 __all__ = ["BatchMetrics", "Listener", "Metrics"]
 
@@ -45,15 +49,14 @@ Draw: TypeAlias = Callable[[Exchange], bool]
 
 
 class Metrics:
-    """All series of one process, in a registry of their own. `registry` may be given to add series beside them.
+    """All series of one process, in a registry of their own.
 
     `gpus` False never asks for GPUs. `listeners` hear of every request that ends: the request log, the tracer. Those that
-    sample have their draw in `draws`, so that the others may go unheard. `process` has what is this process's own, and never
-    adds up. `pages` is set where processes share the ports: what to answer then.
+    sample have their draw in `draws`, so that the others may go unheard. `pages` is set where processes share
+    the ports: what to answer then.
     """
 
-    def __init__(self, registry: CollectorRegistry | None = None, *, gpus: bool = True) -> None:
-        self.registry = registry or CollectorRegistry()
+    def __init__(self, *, gpus: bool = True) -> None:
         self.tables = Tables()
         self.listeners: list[Listener] = []
         self.draws: list[Draw] = []
@@ -62,12 +65,29 @@ class Metrics:
         """By protocol, method, model, version and code as an `Exchange` has them: what `admit` has found before."""
         self._models: set[str] = set()
         self._gpus = Gpus.find() if gpus else Gpus()
-        self.registry.register(families.Families(self.families))
-        self.process = CollectorRegistry()
-        for standard in (ProcessCollector, PlatformCollector, GCCollector):
-            standard(registry=self.process)
-        self.registry.register(self.process)
         self.pages: Pages | None = None
+
+    @cached_property
+    def process(self) -> "CollectorRegistry":
+        """What is this process's own, and never adds up."""
+        from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+        registry = CollectorRegistry()
+        for standard in (ProcessCollector, PlatformCollector, GCCollector):
+            standard(registry=registry)
+        return registry
+
+    @cached_property
+    def registry(self) -> "CollectorRegistry":
+        """All of it."""
+        from prometheus_client import CollectorRegistry
+
+        from services.telemetry.families import Families
+
+        registry = CollectorRegistry()
+        registry.register(Families(self.families))
+        registry.register(self.process)
+        return registry
 
     def is_heard(self, exchange: Exchange) -> bool:
         """Whether a listener needs to hear of a request, should it go well."""
@@ -123,12 +143,17 @@ class Metrics:
         """All of it as plain data, for another process to merge with its own."""
         return dump(self.tables, self.process)
 
-    def share(self, peers: Peers) -> None:
+    def share(self, peers: "Peers") -> None:
         """Speak for `peers` too on both pages: those of `pages`."""
+        from services.telemetry.merged import Pages
+
         self.pages = Pages(peers, self._gpus)
 
     def render(self) -> tuple[bytes, str]:
         """The text exposition, Triton's names included, and its content type."""
+        from prometheus_client import generate_latest
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
         own = generate_latest(self.registry)
         return own + triton_page.exposition(self.tables, self._gpus.read()), CONTENT_TYPE_LATEST
 
@@ -136,6 +161,8 @@ class Metrics:
         """The names of TensorFlow Serving's Prometheus page, and its content type."""
         return tfs_page.exposition(self.tables), tfs_page.CONTENT_TYPE
 
-    def families(self) -> Iterator[Metric]:
+    def families(self) -> "Iterator[Metric]":
         """Every series of ours as prometheus_client's families."""
-        return families.families(self.tables, self._gpus.read())
+        from services.telemetry.families import families
+
+        return families(self.tables, self._gpus.read())

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any, Final, TypeAlias
-
-from prometheus_client import CollectorRegistry
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from services.telemetry.bounds import LATENCY_UNION, QUEUING_UNION, ROWS
 from services.telemetry.histogram import Histogram, RequestSeries
 from services.telemetry.tables import BatchKey, BatchMetrics, Load, RequestKey, Tables, VersionKey
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 Snapshot: TypeAlias = dict[str, Any]
 """What JSON can say. `dump` writes it; its inside is this module's, and `process` the pages'."""
@@ -48,7 +49,7 @@ class Part:
     snapshot: Snapshot | None
 
 
-def dump(tables: Tables, process: CollectorRegistry | None = None) -> Snapshot:
+def dump(tables: Tables, process: "CollectorRegistry | None" = None) -> Snapshot:
     """The tables, and what `process` tells of the process alone."""
     return {
         "format": _FORMAT,
@@ -168,7 +169,7 @@ def _histograms(batch: BatchMetrics) -> tuple[Histogram, ...]:
     return batch.queue_seconds, runs.seconds, runs.rows, runs.padded_rows
 
 
-def _dump_families(process: CollectorRegistry) -> Iterable[list[Any]]:
+def _dump_families(process: "CollectorRegistry") -> Iterable[list[Any]]:
     for family in process.collect():
         samples = [[sample.name, sample.labels, sample.value] for sample in family.samples]
         yield [family.name, family.documentation, family.type, samples]
