@@ -6,9 +6,9 @@ left without brackets is one flat list.
 """
 
 import re
+import struct
 from functools import lru_cache
 from math import prod
-from struct import Struct
 
 import numpy as np
 import orjson
@@ -60,7 +60,7 @@ def number_bytes(numbers: list[int | float], dtype: DType) -> bytes | None:
         return None if values is None else values.tobytes()
     try:
         return _packer(code, len(numbers)).pack(*numbers)
-    except OverflowError:
+    except struct.error:
         return None
 
 
@@ -76,9 +76,9 @@ def row_texts(values: np.ndarray) -> list[bytes] | None:
 
 
 @lru_cache(256)
-def _packer(code: str, count: int) -> Struct:
+def _packer(code: str, count: int) -> struct.Struct:
     """Three times as quick as an `array`, and as that one takes a number beyond a float's range for an infinity."""
-    return Struct(f"{count}{code}")
+    return struct.Struct(f"{count}{code}")
 
 
 def _number_beside_list(places: bytes) -> bool:
