@@ -97,8 +97,8 @@ class Server:
         """Load the initial models, open gRPC and return its port."""
         await self.engine.start()
         port = await self._grpc.start()
-        gc.collect()
         gc.freeze()  # a full collection of all that is loaded would hold up the loop for hundreds of requests' time
+        gc.enable()  # `cornet serve` starts without it
         return port
 
     async def drain(self) -> None:

@@ -33,9 +33,9 @@ _COMMANDS = {
 @app.command()
 def version() -> None:
     """Print the version of cornet."""
-    from services.server_info import ServerInfo
+    from services.server_info import own_version
 
-    sys.stdout.write(f"{ServerInfo().version}\n")
+    sys.stdout.write(f"{own_version()}\n")
 
 
 @app.command(

@@ -18,7 +18,7 @@ from services.engine.model_config import BatchingConfig, ModelConfig
 from services.engine.version_policy import All, Latest, Specific, VersionPolicy
 from services.errors import CornetError, InvalidArgument, Unimplemented
 from services.protocols.messages import BatchingParameters, ModelServerConfig, parse_text
-from services.server_info import ServerInfo
+from services.server_info import own_version
 from services.settings import Settings, read_settings
 from services.telemetry.log import configure_logging, get_logger
 
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve models with tensorflow_model_server's flags.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"cornet {ServerInfo().version}")
+    parser.add_argument("--version", action="version", version=f"cornet {own_version()}")
     integer: dict[str, Any] = {"type": int, "metavar": "N"}
     parser.add_argument("--port", default=8500, help="port of gRPC", **integer)
     parser.add_argument("--grpc_socket_path", metavar="PATH", help="a unix socket that gRPC listens on as well")

@@ -38,10 +38,9 @@ def main(arguments: Sequence[str]) -> None:
 
         supervise(settings)
 
-    gc.disable()  # it would look through what is imported again and again, an eighth of the time that importing takes
+    gc.disable()  # until `Server.start`: it would look through what is imported again and again, an eighth of a start
     from services.app import run
 
-    gc.enable()
     run(settings)
 
 

@@ -1,16 +1,29 @@
 """What a server says of itself."""
 
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import cache
+
+
+@cache
+def own_version() -> str:
+    """The installed cornet's. It is looked up when it is first asked for: that takes longer than the rest of this room."""
+    from importlib.metadata import version
+
+    return version("cornet")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
     """Name, version and extensions in server metadata. Some Triton clients insist on `triton`, hence a name to choose.
 
-    `extensions` are those of the Open Inference Protocol that are served; of the schedule policy, that is `timeout`.
+    `given_version` None is cornet's own. `extensions` are those of the Open Inference Protocol that are served; of the
+    schedule policy, that is `timeout`.
     """
 
     name: str = "cornet"
-    version: str = version("cornet")
+    given_version: str | None = None
     extensions: tuple[str, ...] = ("binary_tensor_data", "model_configuration", "schedule_policy", "statistics")
+
+    @property
+    def version(self) -> str:
+        return own_version() if self.given_version is None else self.given_version

@@ -372,4 +372,4 @@ def test_a_number_of_workers_below_one_is_refused(tmp_path: Path, workers: str) 
     done = start(tmp_path, "--workers", workers)
 
     assert done.returncode == 1
-    assert "workers: Input should be greater than or equal to 1" in done.stderr
+    assert f"workers: expected int at least 1. Received: '{workers}'." in done.stderr

@@ -45,7 +45,7 @@ class Rest:
         self.engine = Engine(options, configs, metrics=self.metrics)
         self.app = Dispatcher(
             self.engine,
-            info=ServerInfo(name="cornet", version="9.9"),
+            info=ServerInfo(name="cornet", given_version="9.9"),
             fallback=fallback,
             max_body_bytes=MAX_BODY_BYTES,
             metrics=self.metrics,
