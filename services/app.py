@@ -40,6 +40,9 @@ from services.telemetry.tracing import Tracer
 
 _log = get_logger("cornet")
 
+_PREPARE_AFTER_S = 0.25
+"""How long the typed endpoints' import lets those go first who wait for the server to be ready."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessShare:
@@ -151,6 +154,7 @@ async def _serve(server: Server, *, http: bool) -> None:
 
 async def prepare(typed: TypedApp) -> None:
     """Have the typed endpoints imported before somebody asks; both dialects serve meanwhile, and whatever comes of it."""
+    await asyncio.sleep(_PREPARE_AFTER_S)
     try:
         await typed.prepare()
         gc.freeze()
