@@ -23,7 +23,7 @@ _EVERY_S = 1.0
 def measure_starts(session: Session, names: Iterable[str], starts: int, extras: Extras) -> None:
     """Start each server `starts` times in turn, with one small model, until its first right answer; then look at its memory.
 
-    The starts before the first that counts put the files into the page cache.
+    The starts before the first that counts put the files into the page cache, and leave Python's bytecode behind.
     """
     servers = [SERVERS[name] for name in names if SERVERS[name].missing(session.place) is None]
     model = session.models[_MODEL]

@@ -48,7 +48,10 @@ class Running:
         launch = server.launch(place, models, *ports)
         logs = place.folder / "logs"
         logs.mkdir(exist_ok=True)
-        self.child = Child(launch.command, launch.environment, slot, logs / f"{server.name}.log", launch.folder)
+        # pip compiles what it installs, other installers do not: all servers have bytecode from their second start on
+        bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(place.folder / "bytecode")}
+        environment = {**bytecode, **launch.environment}
+        self.child = Child(launch.command, environment, slot, logs / f"{server.name}.log", launch.folder)
 
     def address(self, protocol: str) -> str:
         return self.grpc if protocol in GRPC else self.http
