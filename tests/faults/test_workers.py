@@ -267,13 +267,16 @@ def _processes(server: ServerProcess) -> list[str]:
 
 def test_sigterm_drains_both_workers_without_a_failed_request(tmp_path: Path) -> None:
     testing.write_half_plus_two(tmp_path / "half_plus_two" / "1")
-    testing.write_slow(tmp_path / "slow" / "1", width=1024, depth=24)
-    rows = [[0.5] * 1024] * 64
-    with ServerProcess(tmp_path, "--workers", "2", "--no-typed-endpoints") as server:
+    models = tmp_path / "models.toml"
+    models.write_text(
+        f'repository = "{tmp_path}"\n[models.half_plus_two]\n[models.patient]\npath = "{tmp_path}/half_plus_two"\n'
+        "[models.patient.batching]\nmax_queue_delay_us = 5_000_000\n"
+    )
+    with ServerProcess(tmp_path, "--models", str(models), "--workers", "2", "--no-typed-endpoints") as server:
         found = connections(server)
         with ThreadPoolExecutor(2) as pool:
             answers = [
-                pool.submit(clients[0].post, "/v1/models/slow:predict", json={"inputs": rows})
+                pool.submit(clients[0].post, "/v1/models/patient:predict", json={"inputs": [[1.0]]})
                 for clients in found.values()
             ]
             with httpx.Client(base_url=server.http_url) as other:
@@ -283,7 +286,7 @@ def test_sigterm_drains_both_workers_without_a_failed_request(tmp_path: Path) ->
         close(found)
 
     assert status == 0
-    assert [len(output) for output in outputs] == [64, 64]
+    assert outputs == [[[2.5]], [[2.5]]]
     assert [line["event"] for line in server.log if line.get("logger") == "cornet.supervisor"][-2:] == [
         "draining",
         "stopped",
