@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
+from grpc_health.v1 import health_pb2  # noqa: F401 - fills the default pool
+from grpc_reflection.v1alpha import reflection_pb2  # noqa: F401 - fills the default pool
 from tensorflow.core.protobuf import meta_graph_pb2  # noqa: F401 - fills the default pool
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2  # noqa: F401 - fill the default pool
 from tensorflow_serving.config import model_server_config_pb2  # noqa: F401 - fills the default pool
@@ -18,6 +20,11 @@ OFFICIAL = descriptor_pool.Default()
 
 NO_OFFICIAL_DESCRIPTOR = {"tensorflow.serving.BatchingParameters"}
 """Read as text from a file and never on the wire; no installed package has its descriptor."""
+
+
+def _official(name: str) -> str:
+    """The name it has in the official packages: of reflection they hold v1alpha, which has v1's messages."""
+    return name.replace("grpc.reflection.v1.", "grpc.reflection.v1alpha.")
 
 
 def _messages(messages, prefix: str) -> Iterator[str]:
@@ -47,7 +54,7 @@ def _field(field) -> dict[str, object]:
     return {
         "number": field.number,
         "type": field.type,
-        "of": described.full_name if described else None,
+        "of": _official(described.full_name) if described else None,
         "repeated": field.is_repeated,
         "packed": field.is_packed,
         "oneof": field.containing_oneof.name if field.containing_oneof else None,
@@ -57,7 +64,7 @@ def _field(field) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", MESSAGES)
 def test_every_field_is_the_official_one(name: str) -> None:
-    ours, official = POOL.FindMessageTypeByName(name), OFFICIAL.FindMessageTypeByName(name)
+    ours, official = POOL.FindMessageTypeByName(name), OFFICIAL.FindMessageTypeByName(_official(name))
     assert ours.GetOptions().map_entry == official.GetOptions().map_entry
     for field in ours.fields:
         assert _field(field) == _field(official.fields_by_name[field.name]), field.full_name
@@ -65,16 +72,16 @@ def test_every_field_is_the_official_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENUMS)
 def test_every_enum_value_is_the_official_one(name: str) -> None:
-    ours, official = POOL.FindEnumTypeByName(name), OFFICIAL.FindEnumTypeByName(name)
+    ours, official = POOL.FindEnumTypeByName(name), OFFICIAL.FindEnumTypeByName(_official(name))
     for value in ours.values:
         assert official.values_by_name[value.name].number == value.number
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_method_is_the_official_one(name: str) -> None:
-    ours, official = POOL.FindServiceByName(name), OFFICIAL.FindServiceByName(name)
+    ours, official = POOL.FindServiceByName(name), OFFICIAL.FindServiceByName(_official(name))
     for method in ours.methods:
         theirs = official.methods_by_name[method.name]
-        assert method.input_type.full_name == theirs.input_type.full_name
-        assert method.output_type.full_name == theirs.output_type.full_name
+        assert _official(method.input_type.full_name) == theirs.input_type.full_name
+        assert _official(method.output_type.full_name) == theirs.output_type.full_name
         assert (method.client_streaming, method.server_streaming) == (theirs.client_streaming, theirs.server_streaming)
