@@ -9,12 +9,17 @@ import re
 import struct
 from functools import lru_cache
 from math import prod
+from secrets import token_hex
 
 import numpy as np
 import orjson
 
 from services.protocols.json_arrays import finite_text, flatten, to_array
 from services.tensors import DType
+
+STAND_IN = [token_hex(16)]
+"""A list that nobody else writes. Put in the place of a request's values, it shows what the text around them makes of it."""
+STAND_IN_TEXT = orjson.dumps(STAND_IN)
 
 _DIGITS = b"0123456789+-.eE"
 _TO_ZERO = bytes.maketrans(_DIGITS, b"0" * len(_DIGITS))

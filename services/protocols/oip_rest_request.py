@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
-from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from services.engine.request import InferenceRequest
 from services.errors import InvalidArgument, Unimplemented
 from services.protocols.json_arrays import flatten, json_type, to_array
 from services.protocols.json_explain import first_wrong
-from services.protocols.json_numbers import read_numbers
+from services.protocols.json_numbers import STAND_IN, STAND_IN_TEXT, read_numbers
 from services.protocols.json_text import describe, parse_object
 from services.protocols.oip_raw import datatype_of, decode_raw
 from services.protocols.shapes import checked_shape, expect_count
@@ -140,10 +139,10 @@ class PackedForm:
 
 def packed_json(body: bytes) -> tuple[PackedForm, list[int | float]] | None:
     """A JSON request whose text is known, and its numbers, flat; None for what is to be decoded as a whole."""
-    start = body.find(b"[", body.find(b'"data"'))
-    end = body.find(b"}", start)
-    if not 0 < start < end or start + len(body) - end > _LONGEST_FORM:
+    place = _values_at(body)
+    if place is None:
         return None
+    start, end = place
     form = _packed_around(body[:start], body[end:])
     found = None if form is None else read_numbers(body[start:end])
     return None if form is None or found is None or len(found[0]) != form.count else (form, found[0])
@@ -185,14 +184,21 @@ def _packed(form: _Form) -> PackedForm | None:
     )
 
 
+def _values_at(body: bytes) -> tuple[int, int] | None:
+    """From where to where the values of a JSON request's only input may stand, where the text around them is short."""
+    start = body.find(b"[", body.find(b'"data"'))
+    end = body.find(b"}", start)
+    return (start, end) if 0 < start < end and start + len(body) - end <= _LONGEST_FORM else None
+
+
 def _understood(body: bytes, header_length: int | None) -> tuple[_Form, Any]:
     """The request's form, and the JSON values of its only input where the form was found by the text around them."""
     if header_length is not None:
         head = body[:header_length]
         return (_form_of(head) if header_length <= _LONGEST_FORM else _read(head)), _NO_DATA
-    start = body.find(b"[", body.find(b'"data"'))
-    end = body.find(b"}", start)
-    if 0 < start < end and start + len(body) - end <= _LONGEST_FORM:
+    place = _values_at(body)
+    if place is not None:
+        start, end = place
         form = _form_around(body[:start], body[end:])
         if form is not None:
             try:
@@ -207,21 +213,17 @@ def _form_of(head: bytes) -> _Form:
     return _read(head)
 
 
-_VALUES = [token_hex(16)]
-_VALUES_TEXT = orjson.dumps(_VALUES)
-
-
 @lru_cache(_FORMS)
 def _form_around(before: bytes, behind: bytes) -> _Form | None:
     """The form of a request of this text with any JSON values between, which are its only input's; None where they are not.
 
-    Where a value that nobody else writes is read back as that input's data, so is any other value in its place.
+    Where the stand-in is read back as that input's data, so is any other value in its place.
     """
     try:
-        form = _read(before + _VALUES_TEXT + behind)
+        form = _read(before + STAND_IN_TEXT + behind)
     except InvalidArgument:
         return None
-    if len(form.inputs) != 1 or form.inputs[0].data != _VALUES:
+    if len(form.inputs) != 1 or form.inputs[0].data != STAND_IN:
         return None
     return replace(form, inputs=(replace(form.inputs[0], data=None),))
 
@@ -284,7 +286,7 @@ def _read_input(item: Mapping[str, Any], name: str) -> _Slot:
     parameters = _parameters(item, where)
     if "shared_memory_region" in parameters:
         raise Unimplemented(f"Expected data or binary data for {where}: shared memory is not served.")
-    size = parameters.get("binary_data_size") if "binary_data_size" in parameters else None
+    size = parameters.get("binary_data_size")
     if "binary_data_size" in parameters:
         if type(size) is not int or size < 0:
             raise InvalidArgument(f"Expected binary_data_size of {where} in bytes. Received: {describe(size)}.")

@@ -13,7 +13,6 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from secrets import token_hex
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,15 +22,13 @@ from services import errors
 from services.errors import CornetError, InvalidArgument
 from services.protocols.json_arrays import flatten, is_finite, number_text, string_values, to_array
 from services.protocols.json_explain import explain_rows, explain_tensor, is_record
-from services.protocols.json_numbers import read_numbers, row_texts
+from services.protocols.json_numbers import STAND_IN, STAND_IN_TEXT, read_numbers, row_texts
 from services.protocols.json_text import describe, parse_object
 from services.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
 
 _BYTES_SUFFIX = "_bytes"
 _LONGEST_FORM = 512
 """Bytes of text around the values that a form is found by."""
-_VALUES = [token_hex(16)]
-_VALUES_TEXT = orjson.dumps(_VALUES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,13 +72,13 @@ def packed_rows(body: bytes) -> tuple[RowsForm, list[int | float], tuple[int, ..
 def _form_around(before: bytes, behind: bytes) -> RowsForm | None:
     """The form of a body with any JSON list between, which is its `instances`; None where it is not.
 
-    Where a value that nobody else writes is read back as the instances, so is any other value in its place.
+    Where the stand-in is read back as the instances, so is any other value in its place.
     """
     try:
-        document, signature_name = parse_predict(before + _VALUES_TEXT + behind)
+        document, signature_name = parse_predict(before + STAND_IN_TEXT + behind)
     except InvalidArgument:
         return None
-    return RowsForm(signature_name) if document.get("instances") == _VALUES and "inputs" not in document else None
+    return RowsForm(signature_name) if document.get("instances") == STAND_IN and "inputs" not in document else None
 
 
 def unknown_signature(name: str, known: Iterable[str]) -> InvalidArgument:
