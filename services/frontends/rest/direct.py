@@ -19,7 +19,7 @@ from services.engine.request import InferenceResponse, Outcome
 from services.engine.scheduling import Pending
 from services.errors import CornetError
 from services.frontends.rest.http import COMPRESS_FROM_BYTES, Request, Response, compressed
-from services.frontends.rest.offload import THREAD_FROM_BYTES, offload
+from services.frontends.rest.offload import THREAD_FROM_BYTES, offload, size_of
 from services.frontends.rest.refusals import error_response
 from services.frontends.rest.routes import Inference, Route
 from services.frontends.status import to_cornet
@@ -120,7 +120,7 @@ class DirectCall(Exchange):
             self._refuse(outcome)
             return
         self.inferred(outcome, outcome.version)
-        if sum([array.nbytes for array in outcome.outputs.values()]) >= THREAD_FROM_BYTES:
+        if size_of(outcome) >= THREAD_FROM_BYTES:
             self._carrier.spawn(self._finish_slowly(outcome, encode, None))
             return
         try:
@@ -147,8 +147,7 @@ class DirectCall(Exchange):
         """Encode and compress as the dispatcher does: what takes long, in a thread."""
         try:
             if response is None:
-                size = sum(array.nbytes for array in outcome.outputs.values())
-                response = await offload(size, encode, outcome)
+                response = await offload(size_of(outcome), encode, outcome)
             if response.compressible and b"accept-encoding" in self.headers:
                 response = await compressed(response, self.headers[b"accept-encoding"])
         except Exception as error:  # noqa: BLE001 - as above

@@ -25,7 +25,7 @@ from services.frontends.rest.http import (
     read_body,
 )
 from services.frontends.rest.lifespan import run_lifespan
-from services.frontends.rest.offload import offload
+from services.frontends.rest.offload import offload, size_of
 from services.frontends.rest.refusals import MethodNotAllowed, error_response
 from services.frontends.rest.routes import LONGEST_REMEMBERED, Route, RouteTable
 from services.frontends.status import Dialect, to_cornet
@@ -127,7 +127,7 @@ class Dispatcher:
                     exchange.request = answer.request
                     outcome = await self._infer(answer.request, receive)
                     exchange.inferred(outcome, outcome.version)
-                    response = await offload(_size(outcome), answer.encode, outcome)
+                    response = await offload(size_of(outcome), answer.encode, outcome)
                 if response.compressible and b"accept-encoding" in headers:
                     response = await compressed(response, headers[b"accept-encoding"])
         except ClientGone:
@@ -209,10 +209,6 @@ async def send_answer(exchange: Exchange, code: int, response: Response, send: S
     exchange.finish(code, len(response.body))
     response.headers = (*response.headers, (b"x-request-id", exchange.request_id.encode()))
     await response.send(send, head=head)
-
-
-def _size(outcome: InferenceResponse) -> int:
-    return sum(array.nbytes for array in outcome.outputs.values())
 
 
 def _other_method(route: Route, method: str, path: str, headers: Mapping[bytes, bytes]) -> Response:

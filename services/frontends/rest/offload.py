@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, TypeVarTuple
 
+from services.engine.request import InferenceResponse
+
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
@@ -17,6 +19,11 @@ THREAD_FROM_BYTES = 64 * 1024
 """From here a thread is worth the way there and back: JSON takes 20 to 100 ms per MB."""
 
 _thread = ThreadPoolExecutor(1, "cornet-bulk")
+
+
+def size_of(outcome: InferenceResponse) -> int:
+    """Bytes of all outputs: what an answer is judged by."""
+    return sum([array.nbytes for array in outcome.outputs.values()])
 
 
 async def offload(size: int, work: Callable[[*_Ts], _T], *args: *_Ts) -> _T:
