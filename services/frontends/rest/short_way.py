@@ -87,6 +87,8 @@ class ShortWay(ABC):
 
     def enter(self, call: ShortCall) -> Pending | None:
         """Have a call computed this way, if it can go it. Raises what is wrong with it now, as a full queue."""
+        if self._metrics.listeners and self._metrics.is_heard(call):  # type: ignore[arg-type] # a direct call is an Exchange
+            return None
         seen = self.see(call)
         if seen is None:
             return None
@@ -96,8 +98,6 @@ class ShortWay(ABC):
             if known is None:
                 return None
         lane, dtype = known
-        if self._metrics.listeners and self._metrics.is_heard(call):  # type: ignore[arg-type] # a direct call is an Exchange
-            return None
         values = seen.values
         if isinstance(values, list):
             packed = number_bytes(values, dtype)
