@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from services.errors import DataLoss, ManifestError
-from services.tensors import Signature, TensorSpec
+from services.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 MANIFEST_FILE = "manifest.json"
 ONNX_FILE = "model.onnx"
@@ -20,7 +20,8 @@ SAVED_MODEL_FILE = "saved_model.pb"
 ASSETS_DIRECTORY = "assets"
 SAMPLES_FILE = f"{ASSETS_DIRECTORY}/samples.npz"
 """Held-out input rows and Keras's answers to them: what `cornet models verify` compares with."""
-SCHEMA_VERSION = 1
+SINGLE_SIGNATURE_SCHEMA, SCHEMA_VERSION = 1, 2
+"""Versions of this file's own form. 2 knows further signatures; what has none is written as 1, as older servers read it."""
 FP32 = "fp32"
 """The precision of what was trained, and of a manifest that does not say."""
 
@@ -61,7 +62,7 @@ class ParityRecord:
     equal elements, for outputs that are no floats.
 
     A record with an `nrmse_limit` is of an int8 model, whose floats are judged by statistics over all rows instead:
-    `services.parity.compare_statistics` says how.
+    `services.parity.compare_statistics` says how. `signature` is the one that the output is of.
     """
 
     format: str
@@ -75,6 +76,14 @@ class ParityRecord:
     nrmse: float = 0.0
     nrmse_limit: float = 0.0
     agreement_limit: float = 0.0
+    signature: str = DEFAULT_SIGNATURE
+
+    def to_json(self) -> dict[str, Any]:
+        """Without `signature` where it is the one that a manifest of schema 1 has."""
+        value = asdict(self)
+        if self.signature == DEFAULT_SIGNATURE:
+            del value["signature"]
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +141,8 @@ class Provenance:
 class Manifest:
     """One exported version. `created` is ISO 8601 in UTC; `files` maps relative path to SHA-256, manifest.json excepted.
 
-    `precision` is fp32, fp16 or int8; what is not fp32 has a `variant`, and no SavedModel.
+    `precision` is fp32, fp16 or int8; what is not fp32 has a `variant`, and no SavedModel. `onnx_files` maps a signature to
+    the ONNX file of its function, where that is not model.onnx; signatures of the same function share a file.
     """
 
     name: str
@@ -150,18 +160,33 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     precision: str = FP32
     variant: Variant | None = None
+    onnx_files: Mapping[str, str] = field(default_factory=dict)
+
+    def onnx_file(self, signature: str) -> str:
+        """The ONNX file of a signature's function, relative to the version."""
+        return self.onnx_files.get(signature, ONNX_FILE)
+
+    @property
+    def functions(self) -> dict[str, str]:
+        """Every ONNX file, and the first signature that is its function; model.onnx first."""
+        files: dict[str, str] = {}
+        for key in sorted(self.signatures, key=lambda key: key != DEFAULT_SIGNATURE):
+            files.setdefault(self.onnx_file(key), key)
+        return files
 
     def to_json(self) -> dict[str, Any]:
         signatures = {
             key: {
                 "inputs": [spec.to_json() for spec in signature.inputs],
                 "outputs": [spec.to_json() for spec in signature.outputs],
+                **({"onnx": self.onnx_files[key]} if key in self.onnx_files else {}),
             }
             for key, signature in self.signatures.items()
         }
         plain = {name: getattr(self, name) for name in ("name", "family", "task", "created")}
+        several = len(self.signatures) > 1 or bool(self.onnx_files)
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": SCHEMA_VERSION if several else SINGLE_SIGNATURE_SCHEMA,
             **plain,
             "signatures": signatures,
             "processor": None if self.processor is None else asdict(self.processor),
@@ -169,7 +194,7 @@ class Manifest:
             "batching": asdict(self.batching),
             "metrics": dict(self.metrics),
             "baseline": dict(self.baseline),
-            "parity": [asdict(record) for record in self.parity],
+            "parity": [record.to_json() for record in self.parity],
             "provenance": asdict(self.provenance),
             "precision": self.precision,
             "variant": None if self.variant is None else asdict(self.variant),
@@ -181,12 +206,12 @@ class Manifest:
         """Read what `to_json` wrote. Raises ManifestError naming the field, what was expected and what was found."""
         reader = _Reader(value, "manifest")
         schema = reader.take("schema_version", int)
-        if schema != SCHEMA_VERSION:
-            raise ManifestError(f"manifest.schema_version: expected {SCHEMA_VERSION}. Received: {schema}.")
-        signatures = {
-            key: _signature(value, f"manifest.signatures.{key}")
-            for key, value in reader.take("signatures", dict).items()
-        }
+        if schema not in (SINGLE_SIGNATURE_SCHEMA, SCHEMA_VERSION):
+            raise ManifestError(
+                f"manifest.schema_version: expected {SINGLE_SIGNATURE_SCHEMA} or {SCHEMA_VERSION}. Received: {schema}."
+            )
+        described = reader.take("signatures", dict)
+        signatures = {key: _signature(value, f"manifest.signatures.{key}") for key, value in described.items()}
         if not signatures:
             raise ManifestError("manifest.signatures: expected at least one signature. Received: {}.")
         processor, variant = value.get("processor"), value.get("variant")
@@ -209,6 +234,11 @@ class Manifest:
             files=_hashes(reader.take("files", dict)),
             precision=reader.take("precision", str) if "precision" in value else FP32,
             variant=None if variant is None else _variant(variant),
+            onnx_files={
+                key: _onnx_file(value, f"manifest.signatures.{key}")
+                for key, value in described.items()
+                if "onnx" in value
+            },
         )
 
     @classmethod
@@ -224,6 +254,18 @@ class Manifest:
     def write(self, directory: Path) -> None:
         text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (directory / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def onnx_file_of(signature: str) -> str:
+    """What the exporter calls the ONNX file of a signature that is a function of its own."""
+    return ONNX_FILE if signature == DEFAULT_SIGNATURE else f"model-{signature}.onnx"
+
+
+def samples_file_of(onnx_file: str) -> str:
+    """Where the stored rows of an ONNX file's function are: assets/samples-impute.npz for model-impute.onnx."""
+    if onnx_file == ONNX_FILE:
+        return SAMPLES_FILE
+    return f"{ASSETS_DIRECTORY}/samples-{Path(onnx_file).stem.removeprefix('model-')}.npz"
 
 
 def sha256(path: Path) -> str:
@@ -297,6 +339,12 @@ def _signature(value: Any, where: str) -> Signature:
         for side in ("inputs", "outputs")
     )
     return Signature(inputs, outputs)
+
+
+def _onnx_file(value: Any, where: str) -> str:
+    name: str = _Reader(value, where).take("onnx", str)
+    _check_path(name, f"{where}.onnx")
+    return name
 
 
 def _processor(value: Any) -> ProcessorSpec:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from services.engine.verification import Verification, VersionRow, list_versions, select, verify
+from services.tensors import DEFAULT_SIGNATURE
 
 models_app = typer.Typer(
     name="models",
@@ -32,7 +33,7 @@ _WIDTH_OF_PIPES = 160
 
 @models_app.callback(invoke_without_command=True)
 def list_models(context: typer.Context, repository: _Repository = None, json_: _Json = False) -> None:
-    """List the models of a repository: versions, family, size, first metric beside the baseline's, formats."""
+    """List the models of a repository: versions, family, size, metric beside the baseline's, further signatures, formats."""
     context.obj = repository or _DEFAULT_REPOSITORY
     if context.invoked_subcommand is not None:
         return
@@ -79,7 +80,7 @@ def _console() -> Console:
 
 def _models_table(rows: list[VersionRow]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("model", "version", "family", "metric", "baseline", "formats", "size", "created"):
+    for column in ("model", "version", "family", "metric", "baseline", "signatures", "formats", "size", "created"):
         table.add_column(column, no_wrap=column in {"model", "metric", "size"})
     for row in rows:
         metric = next(iter(row.metrics), "")
@@ -87,11 +88,17 @@ def _models_table(rows: list[VersionRow]) -> Table:
             *map(escape, (row.name, str(row.version), row.family)),
             escape(f"{metric} {row.metrics[metric]:.4g}" if metric else ""),
             f"{row.baseline[metric]:.4g}" if metric in row.baseline else "",
+            escape(_signatures(row)),
             escape(", ".join(row.formats)),
             _size(row.size),
             escape(row.created[:16].replace("T", " ")) if row.usable else f"[red]{escape(row.status)}[/]",
         )
     return table
+
+
+def _signatures(row: VersionRow) -> str:
+    """The further signatures: `serving_default` goes without saying."""
+    return ", ".join(name for name in row.signatures if name != DEFAULT_SIGNATURE)
 
 
 def _verdict(result: Verification) -> str:

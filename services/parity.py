@@ -174,6 +174,7 @@ def merge(records: Sequence[ParityRecord]) -> ParityRecord:
         nrmse=max(record.nrmse for record in records),
         nrmse_limit=max(record.nrmse_limit for record in records),
         agreement_limit=max(record.agreement_limit for record in records),
+        signature=records[0].signature,
     )
 
 
@@ -243,22 +244,24 @@ def _compare_exact(
     )
 
 
-def write_samples(directory: Path, inputs: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray]) -> None:
+def write_samples(
+    directory: Path, inputs: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray], file: str = SAMPLES_FILE
+) -> None:
     """Store held-out rows and Keras's answers to them in a version directory, as an NPZ without pickled objects."""
-    path = directory / SAMPLES_FILE
+    path = directory / file
     path.parent.mkdir(exist_ok=True)
     arrays = {f"inputs/{name}": rows for name, rows in inputs.items()}
     arrays |= {f"outputs/{name}": rows for name, rows in answers.items()}
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
-def read_samples(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def read_samples(directory: Path, file: str = SAMPLES_FILE) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The inputs and answers that `write_samples` stored, by tensor name. Raises DataLoss where they cannot be read."""
     try:
-        with (directory / SAMPLES_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        with (directory / file).open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataLoss(f"Expected {SAMPLES_FILE} to hold arrays. Received: {error}.") from error
+        raise DataLoss(f"Expected {file} to hold arrays. Received: {error}.") from error
     inputs, answers = (
         {key.removeprefix(prefix): rows for key, rows in arrays.items() if key.startswith(prefix)}
         for prefix in ("inputs/", "outputs/")

@@ -8,11 +8,13 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from services.manifest import ONNX_FILE, Manifest, hash_files
 from services.tensors import BY_NAME, DEFAULT_SIGNATURE, Signature, TensorSpec
 
 Shape = tuple[int | None, ...]
@@ -271,6 +273,45 @@ def write_slow(version: Path, *, width: int = 1024, depth: int = 8) -> Path:
     )
 
 
+def write_signatures(version: Path) -> Path:
+    """Several signatures and the manifest that names them, over `x` float32 `[-1, 2]`. Returns the version.
+
+    `serving_default` and `halved`: `y = x / 2 + 2`. `doubled`: `y = 2 x`, with the same tensors as before. `filled`: `values`
+    and `mask` bool `[-1, 2]` to `rows`, in which an element that is not known is 9.
+    """
+    x, y = ({name: ("float32", (None, 2))} for name in ("x", "y"))
+    write_graph(
+        version,
+        [("Mul", ["x", "factor"], ["scaled"]), ("Add", ["scaled", "two"], ["y"])],
+        x,
+        y,
+        {"factor": np.array(0.5, np.float32), "two": np.array(2, np.float32)},
+    )
+    twice = {"factor": np.array(2, np.float32)}
+    write_graph(version, [("Mul", ["x", "factor"], ["y"])], x, y, twice, file="model-doubled.onnx")
+    write_graph(
+        version,
+        [("Where", ["mask", "values", "nine"], ["rows"])],
+        {"values": ("float32", (None, 2)), "mask": ("bool", (None, 2))},
+        {"rows": ("float32", (None, 2))},
+        {"nine": np.array(9, np.float32)},
+        file="model-filled.onnx",
+    )
+    spec, mask = TensorSpec("x", BY_NAME["float32"], (-1, 2)), TensorSpec("mask", BY_NAME["bool"], (-1, 2))
+    plain = Signature((spec,), (replace(spec, name="y"),))
+    filled = Signature((replace(spec, name="values"), mask), (replace(spec, name="rows"),))
+    Manifest(
+        name=version.parent.name,
+        family="toy",
+        task="",
+        created="2026-01-02T03:04:05+00:00",
+        signatures={DEFAULT_SIGNATURE: plain, "halved": plain, "doubled": plain, "filled": filled},
+        onnx_files={"doubled": "model-doubled.onnx", "filled": "model-filled.onnx"},
+        files=hash_files(version),
+    ).write(version)
+    return version
+
+
 def write_graph(
     version: Path,
     nodes: list[tuple[Any, ...]],
@@ -279,6 +320,7 @@ def write_graph(
     weights: Mapping[str, np.ndarray],
     *,
     opset: int = _OPSET,
+    file: str = ONNX_FILE,
 ) -> Path:
     """Any graph: nodes as `(operator, inputs, outputs[, attributes])`, tensors as `(dtype, shape)`. Returns the file."""
     from onnx import helper, numpy_helper, save  # a dev dependency: serving never imports it
@@ -301,6 +343,6 @@ def write_graph(
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     version.mkdir(parents=True, exist_ok=True)
-    path = version / "model.onnx"
+    path = version / file
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=_IR_VERSION), path)
     return path

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.engine.backend import Backend, OnnxBackend
+from services.engine.backend import Backend, BackendOptions
+from services.engine.loader import open_backend
 from services.engine.savedmodel_backend import SavedModelBackend
 from services.processing import Processor
+from services.tensors import DEFAULT_SIGNATURE
 from training.environment import import_keras, provenance
 from training.exporter import Exported, export
 from training.options import parse
@@ -56,8 +58,9 @@ class Published:
     rows: Arrays
     backends: dict[str, Backend]
 
-    def keras(self, rows: Arrays) -> dict[str, np.ndarray]:
-        return {name: np.asarray(answer) for name, answer in self.serving.model(dict(rows), training=False).items()}
+    def keras(self, rows: Arrays, signature: str = DEFAULT_SIGNATURE) -> dict[str, np.ndarray]:
+        answers = self.serving.endpoints[signature].model(dict(rows), training=False)
+        return {name: np.asarray(answer) for name, answer in answers.items()}
 
 
 @dataclass(frozen=True)
@@ -137,5 +140,8 @@ def _publish(family: str, repository: Path) -> Published:
         baseline={},
         provenance=provenance(run.loaded, options, run.serving.base_weights),
     )
-    backends = {"onnx": OnnxBackend(made.path / "model.onnx"), "saved_model": SavedModelBackend(made.path)}
+    backends: dict[str, Backend] = {
+        "onnx": open_backend(made.path, made.manifest, BackendOptions()),
+        "saved_model": SavedModelBackend(made.path),
+    }
     return Published(made, run.serving, run.test.inputs, backends)

@@ -5,14 +5,14 @@
                       baseline=baseline, provenance=Provenance(seed=0))
     exported.path          # exported_models/classifier/1, complete and compared with Keras
 
-A version directory holds a SavedModel and an ONNX file of the same function, the processor's assets, held-out rows with
+A version directory holds a SavedModel, an ONNX file of each of its functions, the processor's assets, held-out rows with
 Keras's answers to them, and manifest.json. It appears in one rename when all of that is on the disk and has passed
 `training.gate`; otherwise nothing appears and nothing stays behind.
 """
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,20 +21,21 @@ import numpy as np
 
 from services.errors import InvalidArgument
 from services.manifest import (
-    ONNX_FILE,
     TASKS,
     Manifest,
     ProcessorSpec,
     Provenance,
     hash_files,
+    onnx_file_of,
+    samples_file_of,
 )
 from services.parity import write_samples
 from services.processing import Processor
-from services.tensors import DEFAULT_SIGNATURE, Signature, dtype_of
+from services.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec, dtype_of
 from training import gate
 from training.formats import serving_function, write_saved_model
 from training.onnx_format import OPSET, write_onnx
-from training.pipeline import Arrays, ServingModel
+from training.pipeline import Arrays, Endpoint, ServingModel
 from training.publishing import Staging, writing
 
 STAGES = ("saved_model", "onnx", "assets", "parity", "manifest", "sync", "publish", "published")
@@ -47,7 +48,7 @@ SAMPLES_BYTES = 2_000_000
 
 
 _TENSOR_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-"""What TensorFlow, ONNX and JSON clients all take as it is."""
+"""What TensorFlow, ONNX and JSON clients all take as it is; the names of signatures are held to it, too."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,16 @@ def export(
     where the disk is full.
     """
     tell = progress or _silent
-    _check(serving.signature, task)
-    rows = _stored_rows(samples, serving.signature)
+    _check_task(task)
+    _check_endpoints(serving)
+    rows = {key: _stored_rows(key, endpoint, samples) for key, endpoint in serving.endpoints.items()}
     manifest = Manifest(
         name=name,
         family=family,
         task=task,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        signatures={DEFAULT_SIGNATURE: serving.signature},
+        signatures={key: endpoint.signature for key, endpoint in serving.endpoints.items()},
+        onnx_files=_onnx_files(serving.endpoints),
         labels=serving.labels,
         batching=serving.batching,
         metrics=_finite(metrics, "metrics"),
@@ -115,28 +118,54 @@ def _write(
     serving: ServingModel,
     manifest: Manifest,
     processor: Processor | None,
-    rows: Arrays,
+    rows: Mapping[str, Arrays],
     tell: Callable[[str], None],
 ) -> Manifest:
     """Everything of a version, checked; the manifest last, as it holds what the check found and the hash of every file."""
     tell("saved_model")
-    function = serving_function(serving.model, serving.signature)
-    write_saved_model(directory, serving.model, function)
+    endpoints = serving.endpoints
+    functions = {
+        file: serving_function(endpoints[key].model, endpoints[key].signature)
+        for file, key in manifest.functions.items()
+    }
+    by_signature = {key: functions[manifest.onnx_file(key)] for key in endpoints}
+    write_saved_model(directory, list(dict.fromkeys(endpoint.model for endpoint in endpoints.values())), by_signature)
     tell("onnx")
-    write_onnx(directory / ONNX_FILE, serving.model, function, serving.signature, name=manifest.name)
+    for file, key in manifest.functions.items():
+        endpoint = endpoints[key]
+        write_onnx(directory / file, endpoint.model, functions[file], endpoint.signature, name=manifest.name)
     tell("assets")
     spec: ProcessorSpec | None = processor.save(directory) if processor else None
     tell("parity")
-    records, answers = gate.check(directory, serving, rows, padding=spec is not None and spec.kind == "text")
-    write_samples(directory, rows, answers)
+    padding = spec is not None and spec.kind == "text"
+    records, answers = gate.check(directory, endpoints, manifest.onnx_file, rows, padding=padding)
+    for file, key in manifest.functions.items():
+        write_samples(directory, rows[key], answers[key], samples_file_of(file))
     tell("manifest")
     manifest = replace(manifest, processor=spec, parity=records, files=hash_files(directory))
     manifest.write(directory)
     return manifest
 
 
-def _stored_rows(samples: Arrays, signature: Signature) -> dict[str, np.ndarray]:
-    """Some of the held-out rows, evenly spread, as many as are worth storing. Raises InvalidArgument."""
+def _onnx_files(endpoints: Mapping[str, Endpoint]) -> dict[str, str]:
+    """The ONNX file of every signature but `serving_default`'s; one that is another's function again shares its file."""
+    files: dict[str, str] = {}
+    seen: list[tuple[str, Endpoint]] = []
+    for key, endpoint in endpoints.items():
+        same = next((k for k, e in seen if e.model is endpoint.model and e.signature == endpoint.signature), None)
+        seen.append((key, endpoint))
+        files[key] = onnx_file_of(key) if same is None else files[same]
+    return {key: file for key, file in files.items() if file != onnx_file_of(DEFAULT_SIGNATURE)}
+
+
+def _stored_rows(key: str, endpoint: Endpoint, samples: Arrays) -> dict[str, np.ndarray]:
+    """Some of a signature's held-out rows, evenly spread, as many as are worth storing. Raises InvalidArgument."""
+    signature = endpoint.signature
+    if endpoint.rows is not None:
+        samples = endpoint.rows(samples)
+    elif key != DEFAULT_SIGNATURE:
+        wanted = {spec.name for spec in signature.inputs}
+        samples = {name: rows for name, rows in samples.items() if name in wanted}
     _check_samples(samples, signature)
     arrays = {spec.name: samples[spec.name] for spec in signature.inputs}
     count = len(next(iter(arrays.values())))
@@ -161,10 +190,20 @@ def _check_samples(samples: Arrays, signature: Signature) -> None:
         raise InvalidArgument(f"Expected as many held-out rows of every input, at least one. Received: {counts}.")
 
 
-def _check(signature: Signature, task: str) -> None:
+def _check_task(task: str) -> None:
     if task and task not in TASKS:
         raise InvalidArgument(f"Expected a task out of {', '.join(TASKS)}, or none. Received: {task!r}.")
-    specs = (*signature.inputs, *signature.outputs)
+
+
+def _check_endpoints(serving: ServingModel) -> None:
+    if DEFAULT_SIGNATURE in serving.further:
+        raise InvalidArgument(f"Expected further signatures beside {DEFAULT_SIGNATURE}. Received: it again.")
+    for key, endpoint in serving.endpoints.items():
+        _check_names([key], "signature names")
+        _check_specs((*endpoint.signature.inputs, *endpoint.signature.outputs))
+
+
+def _check_specs(specs: Sequence[TensorSpec]) -> None:
     for spec in specs:
         if not spec.batchable:
             raise InvalidArgument(f"Expected a first axis that counts rows, of any length. Received: {spec}.")
@@ -173,13 +212,17 @@ def _check(signature: Signature, task: str) -> None:
                 f"Expected numbers or booleans: strings are a processor's work, before the model. Received: {spec}."
             )
     names = [spec.name for spec in specs]
+    _check_names(names, "tensor names")
+    if len(set(names)) != len(names):
+        raise InvalidArgument(f"Expected each tensor to have a name of its own. Received: {', '.join(names)}.")
+
+
+def _check_names(names: Sequence[str], what: str) -> None:
     wrong = [name for name in names if not _TENSOR_NAME.fullmatch(name)]
     if wrong:
         raise InvalidArgument(
-            f"Expected tensor names of letters, digits and '_' that start with a letter. Received: {', '.join(wrong)}."
+            f"Expected {what} of letters, digits and '_' that start with a letter. Received: {', '.join(wrong)}."
         )
-    if len(set(names)) != len(names):
-        raise InvalidArgument(f"Expected each tensor to have a name of its own. Received: {', '.join(names)}.")
 
 
 def _finite(figures: Mapping[str, float], what: str) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""The one function both formats are written from, and the SavedModel of it.
+"""The functions both formats are written from, one per signature, and the SavedModel of them.
 
-One `tf.function` takes a dict of the signature's inputs and returns a dict of its outputs, so that SavedModel, ONNX and
+A `tf.function` takes a dict of the signature's inputs and returns a dict of its outputs, so that SavedModel, ONNX and
 manifest share names. `training.onnx_format` converts it to ONNX.
 """
 
@@ -8,13 +8,13 @@ import errno
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.errors import InvalidArgument
-from services.tensors import DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
+from services.tensors import DYNAMIC, Signature, TensorSpec
 from training.publishing import FULL_DISK
 
 if TYPE_CHECKING:
@@ -62,15 +62,17 @@ def serving_function(model: "keras.Model", signature: Signature) -> Any:
     return function
 
 
-def write_saved_model(directory: Path, model: "keras.Model", function: Any) -> None:
-    """Write a SavedModel whose only signature is `serving_default`, in TensorFlow Serving's layout."""
+def write_saved_model(directory: Path, models: Sequence["keras.Model"], functions: Mapping[str, Any]) -> None:
+    """Write a SavedModel in TensorFlow Serving's layout: a function by signature, and the models whose variables they use."""
     import keras
     import tensorflow as tf
 
     with quiet():
         archive = keras.export.ExportArchive()
-        archive.track(model)
-        archive.add_endpoint(DEFAULT_SIGNATURE, function)
+        for model in models:
+            archive.track(model)
+        for signature, function in functions.items():
+            archive.add_endpoint(signature, function)
         try:
             archive.write_out(str(directory), verbose=False)
         except tf.errors.OpError as error:

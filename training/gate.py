@@ -1,4 +1,4 @@
-"""The gate before publishing: both written formats must answer held-out rows as Keras does.
+"""The gate before publishing: both written formats must answer held-out rows as Keras does, in every signature.
 
 What is compared is what will be served: the ONNX file through the server's own backend, the SavedModel loaded afresh from the
 written files. Every case's right answer is the Keras model's to all rows at once; the formats answer one row at a time and a
@@ -6,84 +6,116 @@ large odd number at once, so that an answer that depends on its neighbours fails
 are tried; where 0 pads (text), Keras itself and both formats must give the same answer with and without padding.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from services.engine.backend import CPU, BackendOptions, OnnxBackend
 from services.errors import CornetError, ParityError
-from services.manifest import ONNX_FILE, ParityRecord
+from services.manifest import ParityRecord
 from services.parity import Tolerance, compare, merge, tolerance_for
-from services.tensors import DEFAULT_SIGNATURE, Signature
+from services.tensors import Signature
 from training.cases import Case, Run, cases_of, row_batches
 from training.formats import layers_of, quiet
-from training.pipeline import Arrays, ServingModel
+from training.pipeline import Arrays, Endpoint
 
 if TYPE_CHECKING:
     import keras
 
 
 def check(
-    directory: Path, serving: ServingModel, samples: Arrays, *, padding: bool
-) -> tuple[tuple[ParityRecord, ...], dict[str, np.ndarray]]:
-    """Compare both formats in `directory` with Keras. `padding`: zeros at the end of a free axis must not change an answer.
+    directory: Path,
+    endpoints: Mapping[str, Endpoint],
+    onnx_file: Callable[[str], str],
+    samples: Mapping[str, Arrays],
+    *,
+    padding: bool,
+) -> tuple[tuple[ParityRecord, ...], dict[str, dict[str, np.ndarray]]]:
+    """Compare every signature in both formats in `directory` with Keras.
 
-    Returns the records (formats `saved_model` and `onnx`, and `padding` for Keras with itself) and Keras's answers to
-    `samples`. Raises ParityError.
+    `onnx_file` names the file of a signature; `samples` are the rows of each. `padding`: zeros at the end of a free axis must
+    not change an answer. Returns the records (formats `saved_model` and `onnx`, and `padding` for Keras with itself) and, by
+    signature, Keras's answers to the samples. Raises ParityError.
     """
-    keras_run = keras_runner(serving)
-    cases = list(cases_of(keras_run, serving.signature, samples, padding=padding, refusals=_refusals()))
-    compute = coarsest_float(serving.model)
+    signatures = {key: endpoint.signature for key, endpoint in endpoints.items()}
+    records: list[ParityRecord] = []
+    answers: dict[str, dict[str, np.ndarray]] = {}
+    files = {key: directory / onnx_file(key) for key in endpoints}
+    with saved_model_runs(directory, signatures) as saved_model, onnx_runs(files, signatures) as onnx:
+        for key, endpoint in endpoints.items():
+            formats = {"saved_model": saved_model[key], "onnx": onnx[key]}
+            try:
+                found, answers[key] = _check(endpoint, samples[key], formats, padding=padding)
+            except ParityError as error:
+                raise ParityError(f"Signature {key}: {error}") from error
+            records += [replace(record, signature=key) for record in found]
+    return tuple(records), answers
+
+
+def _check(
+    endpoint: Endpoint, samples: Arrays, formats: Mapping[str, Run], *, padding: bool
+) -> tuple[list[ParityRecord], dict[str, np.ndarray]]:
+    """One signature's records and Keras's answers."""
+    keras_run = keras_runner(endpoint)
+    cases = list(cases_of(keras_run, endpoint.signature, samples, padding=padding, refusals=_refusals()))
+    compute = coarsest_float(endpoint.model)
     tolerances = {name: tolerance_for(answers, compute) for name, answers in cases[0].answers.items()}
     records = [record for case in cases if case.padded for record in _judge("padding", keras_run, case, tolerances)]
-    for format_, runner in (("saved_model", saved_model_runner), ("onnx", onnx_runner)):
-        with runner(directory, serving.signature) as run:
-            for case in cases:
-                records += _judge(format_, run, case, tolerances)
+    for format_, run in formats.items():
+        for case in cases:
+            records += _judge(format_, run, case, tolerances)
     by_output: dict[tuple[str, str], list[ParityRecord]] = {}
     for record in records:
         by_output.setdefault((record.format, record.output), []).append(record)
-    return tuple(merge(group) for group in by_output.values()), cases[0].answers
+    return [merge(group) for group in by_output.values()], cases[0].answers
 
 
-def keras_runner(serving: ServingModel) -> Run:
+def keras_runner(endpoint: Endpoint) -> Run:
     """The Keras model itself, on the CPU: a GPU's TF32 rounding is no reference for anybody."""
     import tensorflow as tf
 
     def run(inputs: Arrays) -> dict[str, np.ndarray]:
         with tf.device("/CPU:0"):
-            answers = serving.model({name: tf.constant(rows) for name, rows in inputs.items()}, training=False)
-            return {spec.name: np.asarray(answers[spec.name]) for spec in serving.signature.outputs}
+            answers = endpoint.model({name: tf.constant(rows) for name, rows in inputs.items()}, training=False)
+            return {spec.name: np.asarray(answers[spec.name]) for spec in endpoint.signature.outputs}
 
     return run
 
 
 @contextmanager
-def onnx_runner(directory: Path, signature: Signature) -> Iterator[Run]:
-    """The written ONNX file under the server's backend. Raises ParityError where its tensors are not the signature's."""
-    backend = OnnxBackend(directory / ONNX_FILE, BackendOptions(providers=(CPU,)))
+def onnx_runs(files: Mapping[str, Path], signatures: Mapping[str, Signature]) -> Iterator[dict[str, Run]]:
+    """The written ONNX files under the server's backend. Raises ParityError where their tensors are not the signatures'."""
+    backend = OnnxBackend(files, BackendOptions(providers=(CPU,)))
     try:
-        found = backend.signatures[DEFAULT_SIGNATURE]
-        if not _same_tensors(found, signature):
-            raise ParityError(f"Expected the ONNX file to have {_words(signature)}. Received: {_words(found)}.")
-        yield lambda inputs: backend.run(DEFAULT_SIGNATURE, inputs, ())
+        for key, signature in signatures.items():
+            found = backend.signatures[key]
+            if not _same_tensors(found, signature):
+                raise ParityError(f"Expected {files[key].name} to have {_words(signature)}. Received: {_words(found)}.")
+        yield {key: partial(backend.run, key) for key in signatures}
     finally:
         backend.close()
 
 
 @contextmanager
-def saved_model_runner(directory: Path, signature: Signature) -> Iterator[Run]:
-    """The written SavedModel, loaded afresh. Raises ParityError where its one signature is not ours by name."""
+def saved_model_runs(directory: Path, signatures: Mapping[str, Signature]) -> Iterator[dict[str, Run]]:
+    """The written SavedModel, loaded afresh. Raises ParityError where its signatures are not ours by name."""
     import tensorflow as tf
 
     with quiet(), tf.device("/CPU:0"):
         loaded = tf.saved_model.load(str(directory))
-    if list(loaded.signatures) != [DEFAULT_SIGNATURE]:
-        raise ParityError(f"Expected the one signature {DEFAULT_SIGNATURE}. Received: {', '.join(loaded.signatures)}.")
-    serve = loaded.signatures[DEFAULT_SIGNATURE]
+    if set(loaded.signatures) != set(signatures):
+        raise ParityError(f"Expected the signatures {', '.join(signatures)}. Received: {', '.join(loaded.signatures)}.")
+    yield {key: _saved_model_run(loaded.signatures[key], signature) for key, signature in signatures.items()}
+
+
+def _saved_model_run(serve: Any, signature: Signature) -> Run:
+    import tensorflow as tf
+
     for side, specs, found in (
         ("inputs", signature.inputs, serve.structured_input_signature[1]),
         ("outputs", signature.outputs, serve.structured_outputs),
@@ -97,7 +129,7 @@ def saved_model_runner(directory: Path, signature: Signature) -> Iterator[Run]:
             answers = serve(**{name: tf.constant(rows) for name, rows in inputs.items()})
         return {name: np.asarray(answer) for name, answer in answers.items()}
 
-    yield run
+    return run
 
 
 def coarsest_float(model: "keras.Model") -> str:

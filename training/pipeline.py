@@ -9,7 +9,7 @@ A new family is one file in `training/pipelines/` that defines one `Pipeline` na
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
@@ -18,7 +18,7 @@ import numpy as np
 
 from services.manifest import BatchingHints
 from services.processing import Processor
-from services.tensors import Signature
+from services.tensors import DEFAULT_SIGNATURE, Signature
 from training.options import Bounds
 
 if TYPE_CHECKING:
@@ -103,11 +103,24 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Endpoint:
+    """One function: a Keras model that takes a dict of the signature's inputs and returns a dict of its outputs.
+
+    `rows` makes held-out rows of it out of `serving_default`'s, to prove it with; `None` takes those of the same names.
+    """
+
+    model: "keras.Model"
+    signature: Signature
+    rows: Callable[[Arrays], Arrays] | None = None
+
+
+@dataclass(frozen=True)
 class ServingModel:
     """What is exported: a Keras model whose inputs and outputs are named as the signature names them.
 
     `model` takes a dict of the signature's inputs and returns a dict of its outputs, all preprocessing and postprocessing
-    that can live in the graph included.
+    that can live in the graph included. It is the signature `serving_default`; `further` ones have functions of their own,
+    over the same variables or others, or are another name of one: the same model and signature again.
     """
 
     model: "keras.Model"
@@ -115,6 +128,12 @@ class ServingModel:
     labels: tuple[str, ...] = ()
     batching: BatchingHints = field(default_factory=BatchingHints)
     base_weights: str = ""
+    further: Mapping[str, Endpoint] = field(default_factory=dict)
+
+    @property
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Every signature by name, `serving_default` first."""
+        return {DEFAULT_SIGNATURE: Endpoint(self.model, self.signature), **self.further}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from typing import Literal
 from services.batch.driver import ErrorRateExceeded, OutputDiffers, Progress, execute
 from services.batch.job import JobOptions
 from services.batch.summary import Summary
+from services.tensors import DEFAULT_SIGNATURE
 
 __all__ = ["ErrorRateExceeded", "JobOptions", "OutputDiffers", "Summary", "execute", "run"]
 
@@ -30,6 +31,7 @@ def run(
     output: str | Path,
     *,
     repository: str | Path = "exported_models",
+    signature: str = DEFAULT_SIGNATURE,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     num_gpus_per_actor: float = 0.0,
@@ -46,8 +48,9 @@ def run(
 ) -> Summary:
     """Run a model over an input and return the summary; called again with the same arguments it does what is missing.
 
-    `model` is `NAME` or `NAME/VERSION`; `input` a folder, glob, table (CSV, JSONL, Parquet) or fsspec URL; `output` a folder
-    or URL. `progress` is called with (records done, bad ones, records in all). JobOptions explains the rest.
+    `model` is `NAME` or `NAME/VERSION`, and `signature` what of it is run; `input` a folder, glob, table (CSV, JSONL,
+    Parquet) or fsspec URL; `output` a folder or URL. `progress` is called with (records done, bad ones, records in all).
+    JobOptions explains the rest.
 
     Raises CornetError where the job cannot run, OutputDiffers where `output` belongs to another job, ErrorRateExceeded.
     """
@@ -68,5 +71,6 @@ def run(
         max_error_rate=max_error_rate,
         overwrite=overwrite,
         providers=providers,
+        signature=signature,
     )
     return execute(options, progress)

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from services.batch.job import Engine, JobOptions
-from services.errors import CornetError, InvalidArgument
+from services.errors import CornetError, InvalidArgument, SignatureNotFound
+from services.tensors import DEFAULT_SIGNATURE
 
 batch_app = typer.Typer()
 
@@ -35,6 +36,9 @@ def batch(
     repository: Annotated[
         Path, typer.Option(envvar="CORNET_REPOSITORY", help="Folder of <name>/<version>/ directories.")
     ] = Path("exported_models"),
+    signature: Annotated[
+        str, typer.Option(help="What of the model is run; one with inputs of its own reads columns of their names.")
+    ] = DEFAULT_SIGNATURE,
     engine: Annotated[Engine, typer.Option(help="local: this machine. ray: a Ray cluster.")] = "local",
     address: Annotated[
         str | None, typer.Option(help="The Ray cluster. Default: RAY_ADDRESS, else a local one.")
@@ -70,6 +74,7 @@ def batch(
         input=input_,
         output=output,
         repository=repository,
+        signature=signature,
         engine=engine,
         address=address,
         num_gpus_per_actor=num_gpus_per_actor,
@@ -93,7 +98,7 @@ def batch(
         _fail(console, str(error), ERROR_RATE_EXCEEDED)
     except OutputDiffers as error:
         _fail(console, str(error), OUTPUT_DIFFERS)
-    except InvalidArgument as error:
+    except (InvalidArgument, SignatureNotFound) as error:
         _fail(console, str(error), USAGE)
     except (CornetError, OSError) as error:
         _fail(console, str(error), COULD_NOT_RUN)

@@ -31,6 +31,7 @@ from services.batch.storage import Storage, absolute
 from services.batch.summary import Status, Summary, shares
 from services.errors import FailedPrecondition, InvalidArgument
 from services.processing.series import SeriesProcessor
+from services.tensors import DEFAULT_SIGNATURE
 
 LOCK_FILE = ".cornet-lock"
 CHECKED_RECORDS = 100
@@ -55,7 +56,7 @@ class ErrorRateExceeded(FailedPrecondition):
 def execute(options: JobOptions, progress: Progress | None = None) -> Summary:
     """Run a job to its end. Raises CornetError for what keeps it from running, ErrorRateExceeded, OutputDiffers."""
     check(options)
-    model = resolve(options.repository, options.model)
+    model = resolve(options.repository, options.model, options.signature)
     storage = Storage(options.output)
     with _locked(storage):
         storage.sweep("", ROWS, JOB_FOLDER, ERROR_PARTS)
@@ -106,7 +107,7 @@ def _engine(options: JobOptions) -> RunShards:
 def _prepare(options: JobOptions, model: ModelRef, storage: Storage) -> tuple[Job, Plan]:
     """The job and its plan: those of an earlier run where it had the same arguments, else made and stored."""
     card = read_card(model.path)
-    encoder = open_encoder(model.path)
+    encoder = open_encoder(model)
     kind = getattr(encoder, "kind", "tensors")
     batch_rows = options.batch_rows or card.batch_rows
     shard_rows = options.shard_rows or _SHARD_ROWS.get(kind, _SHARD_ROWS_OF_TABLES)
@@ -126,6 +127,7 @@ def _prepare(options: JobOptions, model: ModelRef, storage: Storage) -> tuple[Jo
     metadata = {
         "model": model.name,
         "version": str(model.version),
+        "signature": model.signature,
         "sha256": model.sha256,
         "options": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
     }
@@ -150,6 +152,9 @@ def _identity(options: JobOptions, model: ModelRef, card: Card, batch_rows: int,
         "batch_rows": batch_rows,
         "shard_rows": shard_rows,
         "providers": list(options.providers),
+        **(
+            {"signature": model.signature} if model.signature != DEFAULT_SIGNATURE else {}
+        ),  # as before there were others
     }
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from services.manifest import ONNX_FILE
+from services.tensors import DEFAULT_SIGNATURE
+
 Engine = Literal["local", "ray"]
 Format = Literal["images", "csv", "jsonl", "parquet"]
 
@@ -19,11 +22,11 @@ Format = Literal["images", "csv", "jsonl", "parquet"]
 class JobOptions:
     """What a user asks for.
 
-    `model` is `NAME` or `NAME/VERSION` in `repository`. `input` and `output` are paths or fsspec URLs. `key` names the
-    column that identifies a record, `column` the one that holds the picture or text. 0 or None leaves a number to the job:
-    `batch_rows` to the model's manifest, `shard_rows` and `workers` to the kind of the input; `workers=0` decodes in this
-    process. `limit` takes the first records alone. `max_error_rate` (0..1) stops the job where more records than that are
-    bad. `address` and `num_gpus_per_actor` are for the Ray engine.
+    `model` is `NAME` or `NAME/VERSION` in `repository`, `signature` what of it is run. `input` and `output` are paths or
+    fsspec URLs. `key` names the column that identifies a record, `column` the one that holds the picture or text. 0 or None
+    leaves a number to the job: `batch_rows` to the model's manifest, `shard_rows` and `workers` to the kind of the input;
+    `workers=0` decodes in this process. `limit` takes the first records alone. `max_error_rate` (0..1) stops the job where
+    more records than that are bad. `address` and `num_gpus_per_actor` are for the Ray engine.
     """
 
     model: str
@@ -42,16 +45,19 @@ class JobOptions:
     max_error_rate: float | None = None
     overwrite: bool = False
     providers: tuple[str, ...] = ()
+    signature: str = DEFAULT_SIGNATURE
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """One version of one model. `path` is its directory; `sha256` that of its model.onnx."""
+    """One signature of one version of one model. `path` is its directory; `file` holds the function, `sha256` is its hash."""
 
     name: str
     version: int
     path: Path
     sha256: str
+    signature: str = DEFAULT_SIGNATURE
+    file: str = ONNX_FILE
 
 
 @dataclass(frozen=True, slots=True)

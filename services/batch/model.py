@@ -7,7 +7,7 @@ from services.batch.job import ModelRef
 from services.batch.tensors import TensorEncoder
 from services.engine.backend import Backend, BackendOptions, OnnxBackend
 from services.engine.repository import scan_model
-from services.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelNotFound
+from services.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelNotFound, SignatureNotFound
 from services.manifest import ONNX_FILE, Manifest, sha256
 from services.processing import Processor, load_processor
 from services.tensors import DEFAULT_SIGNATURE, Signature
@@ -31,10 +31,11 @@ class Card:
         return () if self.manifest is None else self.manifest.labels
 
 
-def resolve(repository: Path, target: str) -> ModelRef:
-    """The version that `NAME` (the latest) or `NAME/VERSION` means. Raises ModelNotFound, DataLoss, FailedPrecondition.
+def resolve(repository: Path, target: str, signature: str = DEFAULT_SIGNATURE) -> ModelRef:
+    """The version that `NAME` (the latest) or `NAME/VERSION` means, and the file of a signature of it.
 
-    model.onnx and the processor's assets are compared with the hashes in the manifest, where there is one.
+    The file and the processor's assets are compared with the hashes in the manifest, where there is one. Raises
+    ModelNotFound, SignatureNotFound, DataLoss, FailedPrecondition.
     """
     name, _, text = target.partition("/")
     if not name or (text and not (text.isascii() and text.isdigit())):
@@ -47,7 +48,12 @@ def resolve(repository: Path, target: str) -> ModelRef:
     path = versions[version].path.resolve()
     if not (path / ONNX_FILE).is_file():
         raise FailedPrecondition(f"{name}/{version}: expected a {ONNX_FILE}. Received: a version without one.")
-    return ModelRef(name, version, path, _verified(path, read_card(path).manifest))
+    manifest = read_card(path).manifest
+    known = (DEFAULT_SIGNATURE,) if manifest is None else tuple(manifest.signatures)
+    if signature not in known:
+        raise SignatureNotFound(signature, known)
+    file = ONNX_FILE if manifest is None else manifest.onnx_file(signature)
+    return ModelRef(name, version, path, _verified(path, manifest, file), signature, file)
 
 
 def read_card(path: Path) -> Card:
@@ -59,22 +65,29 @@ def read_card(path: Path) -> Card:
     return Card(manifest, manifest.batching.max_batch_rows)
 
 
-def open_encoder(path: Path, signature: Signature | None = None) -> Processor | TensorEncoder:
-    """What turns records into tensors: the version's processor; for one without, its input tensors by name."""
-    manifest = read_card(path).manifest
+def open_encoder(model: ModelRef, signature: Signature | None = None) -> Processor | TensorEncoder:
+    """What turns records into tensors: the version's processor; for one without, its input tensors by name.
+
+    So does a signature with inputs of its own, which the processor knows nothing of.
+    """
+    manifest = read_card(model.path).manifest
     if manifest is not None and manifest.processor is not None:
-        return load_processor(path, manifest.processor)
+        usual, asked = (manifest.signatures.get(key) for key in (DEFAULT_SIGNATURE, model.signature))
+        if usual is None or asked is None or asked.inputs == usual.inputs:
+            return load_processor(model.path, manifest.processor)
+        signature = asked
     if signature is None:
-        backend = OnnxBackend(path / ONNX_FILE, BackendOptions(intra_op_threads=1))
-        signature = backend.signatures[DEFAULT_SIGNATURE]
+        backend = OnnxBackend({model.signature: model.path / model.file}, BackendOptions(intra_op_threads=1))
+        signature = backend.signatures[model.signature]
         backend.close()
     return TensorEncoder(signature.inputs)
 
 
 def open_backend(model: ModelRef, providers: tuple[str, ...], intra_op_threads: int = 0) -> Backend:
     """The backend that online serving uses. Raises FailedPrecondition for a signature that does not count rows."""
-    backend = OnnxBackend(model.path / ONNX_FILE, BackendOptions(providers, intra_op_threads))
-    if not backend.signatures[DEFAULT_SIGNATURE].batchable:
+    files = {model.signature: model.path / model.file}
+    backend = OnnxBackend(files, BackendOptions(providers, intra_op_threads))
+    if not backend.signatures[model.signature].batchable:
         backend.close()
         raise FailedPrecondition(
             f"{model.name}/{model.version}: expected a model whose inputs and outputs count rows on a first, variable axis."
@@ -82,16 +95,18 @@ def open_backend(model: ModelRef, providers: tuple[str, ...], intra_op_threads: 
     return backend
 
 
-def _verified(path: Path, manifest: Manifest | None) -> str:
-    """SHA-256 of model.onnx, once it and the processor's assets are known to be as the manifest says."""
-    found = sha256(path / ONNX_FILE)
+def _verified(path: Path, manifest: Manifest | None, file: str) -> str:
+    """SHA-256 of the ONNX file, once it and the processor's assets are known to be as the manifest says."""
+    if not (path / file).is_file():
+        raise DataLoss(f"The manifest names {file}. Received: no such file.")
+    found = sha256(path / file)
     if manifest is None:
         return found
     assets = manifest.processor.files if manifest.processor else ()
-    for name in (ONNX_FILE, *assets):
+    for name in (file, *assets):
         if not (path / name).is_file():
             raise DataLoss(f"The manifest names {name}. Received: no such file.")
-        digest = found if name == ONNX_FILE else sha256(path / name)
+        digest = found if name == file else sha256(path / name)
         if manifest.files.get(name, digest) != digest:
             raise DataLoss(f"{name}: expected SHA-256 {manifest.files[name]}, as in the manifest. Received: {digest}.")
     return found

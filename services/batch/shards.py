@@ -10,6 +10,7 @@ batch in the order they come, then `finish`.
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -21,9 +22,11 @@ from services.batch.model import Card, open_backend, open_encoder, read_card
 from services.batch.output import schema_of, to_batch, write_part
 from services.batch.storage import Storage
 from services.engine.backend import Backend
+from services.engine.merging import Run
 from services.errors import InvalidArgument
+from services.manifest import ONNX_FILE
 from services.processing.answers import decode as answers
-from services.tensors import DEFAULT_SIGNATURE
+from services.tensors import Signature
 
 _NOT_FINITE = "expected finite numbers. The model gave NaN or an infinity in {}."
 
@@ -56,10 +59,10 @@ class Work:
 def open_session(job: Job) -> Session:
     """Load the model and what encodes for it. Raises CornetError."""
     backend = open_backend(job.model, job.providers, job.intra_op_threads)
-    signature = backend.signatures[DEFAULT_SIGNATURE]
+    signature = backend.signatures[job.model.signature]
     card = read_card(job.model.path)
-    schema = schema_of(signature.outputs, job.source, job.metadata, labelled=_is_labelled(card))
-    encoder = open_encoder(job.model.path, signature)
+    schema = schema_of(signature.outputs, job.source, job.metadata, labelled=_is_labelled(job, card))
+    encoder = open_encoder(job.model, signature)
     return Session(job, backend, encoder, card, Storage(job.output), schema)
 
 
@@ -100,8 +103,8 @@ def compute(session: Session, work: Work, batch: Batch) -> int:
     before = len(work.bad)
     work.bad += batch.bad
     if batch.keys:
-        keys, outputs = _answer(session.backend, batch, work.bad)
-        labels = _labels(session.card, outputs) if keys else []
+        keys, outputs = _answer(session.backend, session.job.model.signature, batch, work.bad)
+        labels = _labels(session.card, outputs) if keys and _is_labelled(session.job, session.card) else []
         work.batches.append(to_batch(session.schema, keys, outputs, labels))
     work.seconds.compute += perf_counter() - began
     return len(work.bad) - before
@@ -116,35 +119,35 @@ def finish(session: Session, work: Work) -> ShardResult:
     return ShardResult(work.shard.index, rows, len(work.bad), work.seconds)
 
 
-def _answer(backend: Backend, batch: Batch, bad: list[BadRecord]) -> tuple[list, dict[str, np.ndarray]]:
+def _answer(backend: Backend, signature: str, batch: Batch, bad: list[BadRecord]) -> tuple[list, dict[str, np.ndarray]]:
     """Keys and outputs of the records that the model answers with numbers; the others are added to `bad`."""
     keys, inputs = batch.keys, batch.inputs
+    run = partial(backend.run, signature)
     try:
-        outputs = backend.run(DEFAULT_SIGNATURE, inputs, ())
+        outputs = run(inputs, ())
     except InvalidArgument:
-        good = np.array([_accepted(backend, inputs, row, key, bad) for row, key in enumerate(keys)])
+        good = np.array([_accepted(run, inputs, row, key, bad) for row, key in enumerate(keys)])
         if not good.any():
-            return [], _none(backend)
+            return [], _none(backend.signatures[signature])
         keys = [key for key, kept in zip(keys, good, strict=True) if kept]
-        outputs = backend.run(DEFAULT_SIGNATURE, {name: array[good] for name, array in inputs.items()}, ())
+        outputs = run({name: array[good] for name, array in inputs.items()}, ())
     return _finite(keys, outputs, bad)
 
 
-def _accepted(backend: Backend, inputs: dict[str, np.ndarray], row: int, key: int | str, bad: list[BadRecord]) -> bool:
+def _accepted(run: Run, inputs: dict[str, np.ndarray], row: int, key: int | str, bad: list[BadRecord]) -> bool:
     """Whether the model takes a row alone."""
     try:
-        backend.run(DEFAULT_SIGNATURE, {name: array[row : row + 1] for name, array in inputs.items()}, ())
+        run({name: array[row : row + 1] for name, array in inputs.items()}, ())
     except InvalidArgument as error:
         bad.append(BadRecord(key, str(error)))
         return False
     return True
 
 
-def _none(backend: Backend) -> dict[str, np.ndarray]:
-    outputs = backend.signatures[DEFAULT_SIGNATURE].outputs
+def _none(signature: Signature) -> dict[str, np.ndarray]:
     return {
         spec.name: np.empty((0, *(max(axis, 0) for axis in (spec.shape or ())[1:])), spec.dtype.numpy)
-        for spec in outputs
+        for spec in signature.outputs
     }
 
 
@@ -161,12 +164,11 @@ def _finite(keys: list, outputs: dict[str, np.ndarray], bad: list[BadRecord]) ->
     return kept, {name: array[good] for name, array in outputs.items()}
 
 
-def _is_labelled(card: Card) -> bool:
-    return card.task.endswith("classification") and bool(card.labels)
+def _is_labelled(job: Job, card: Card) -> bool:
+    """Whether rows get the name of a class: the task's own function gives classes, those of further signatures do not."""
+    return job.model.file == ONNX_FILE and card.task.endswith("classification") and bool(card.labels)
 
 
 def _labels(card: Card, outputs: dict[str, np.ndarray]) -> list[str]:
     """The most probable class of each row, by the rule of the typed endpoints."""
-    if not _is_labelled(card):
-        return []
     return [answer["label"] for answer in answers(card.task, outputs, card.labels, top=1)]

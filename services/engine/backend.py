@@ -18,8 +18,8 @@ import onnxruntime as ort
 
 from services.cpus import available_cpus
 from services.engine.device import CPU, CUDA, DEVICE_PROVIDERS, GpuOptions, device_of, exhausted
-from services.engine.device_runs import DeviceRunner
 from services.engine.device_threads import DeviceThreads
+from services.engine.graph import OnnxGraph
 from services.engine.host_memory import BufferPool, host_memory
 from services.errors import (
     CornetError,
@@ -31,7 +31,7 @@ from services.errors import (
     SignatureNotFound,
 )
 from services.telemetry.log import get_logger
-from services.tensors import BY_ORT, DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
+from services.tensors import DEFAULT_SIGNATURE, Signature
 
 __all__ = ["CPU", "Backend", "BackendOptions", "OnnxBackend", "available_cpus"]
 
@@ -108,18 +108,27 @@ class BackendOptions:
 
 
 class OnnxBackend:
-    """A model.onnx under ONNX Runtime. It has one signature, `serving_default`: the graph's own inputs and outputs."""
+    """ONNX files under ONNX Runtime: one signature each, the graph's own inputs and outputs.
+
+    They share the device, its threads and its buffers; every file has a session of its own.
+    """
 
     platform = "onnxruntime_onnx"
     advisory_shapes = False
 
-    def __init__(self, path: Path, options: BackendOptions | None = None) -> None:
-        """Load the file. Raises DataLoss where it is no ONNX model, FailedPrecondition where a provider is absent."""
+    def __init__(self, files: Path | Mapping[str, Path], options: BackendOptions | None = None) -> None:
+        """`files`: a model.onnx, which then is `serving_default`, or the file of each signature; some may share one.
+
+        Raises DataLoss where one is no ONNX model, FailedPrecondition where a provider is absent.
+        """
         options = options or BackendOptions()
         asked = _providers(options)
-        self._open = partial(_open, path, asked, options)
-        self._session: ort.InferenceSession | None = self._open()
-        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        paths = {DEFAULT_SIGNATURE: files} if isinstance(files, Path) else files
+        opened = {path: OnnxGraph(partial(_open, path, asked, options)) for path in dict.fromkeys(paths.values())}
+        self._graphs = {signature: opened[path] for signature, path in paths.items()}
+        self._distinct = tuple(opened.values())
+        self.signatures: Mapping[str, Signature] = {key: graph.signature for key, graph in self._graphs.items()}
+        self.providers: tuple[str, ...] = self._distinct[0].providers
         if self.providers[0] != asked[0]:
             if options.providers and not options.allow_cpu_fallback:
                 raise FailedPrecondition(
@@ -129,24 +138,15 @@ class OnnxBackend:
             _log.warning("an execution provider cannot be used", asked=asked[0], used=self.providers[0])
         self._device = device_of(self.providers[0], options.gpu.index)
         on_gpu = self.providers[0] in DEVICE_PROVIDERS
-        signature = Signature(
-            inputs=tuple(_spec(node) for node in self._session.get_inputs()),
-            outputs=tuple(_spec(node) for node in self._session.get_outputs()),
-        )
-        self.signatures: Mapping[str, Signature] = {DEFAULT_SIGNATURE: signature}
-        self._outputs = tuple(spec.name for spec in signature.outputs)
-        self._strings_in = frozenset(spec.name for spec in signature.inputs if spec.dtype.is_string)
-        self._strings_out = frozenset(spec.name for spec in signature.outputs if spec.dtype.is_string)
         self.threads = DeviceThreads(options.gpu.runs) if on_gpu or options.as_device else None
         self._pool: BufferPool | None = None
-        self._runners: dict[int, DeviceRunner] = {}
-        self._runner: DeviceRunner | None = None
-        self._index = options.gpu.index if on_gpu else None
         self._short_of_memory = False
-        if self.threads is not None and not self._strings_in and not self._strings_out:
+        if self.threads is not None and not all(graph.has_strings for graph in self._distinct):
             self._pool = BufferPool(host_memory(self._device.kind, self._device.index))
-            self._runner = DeviceRunner(self._session, signature, self._pool, self._index)
-        self.convolves = on_gpu and _convolves(self._session)
+            for graph in self._distinct:
+                graph.bind(self._pool, options.gpu.index if on_gpu else None)
+        self.convolves = on_gpu and any(_convolves(graph.session) for graph in self._distinct)
+        self._open = True
 
     @property
     def healthy(self) -> bool:
@@ -158,43 +158,41 @@ class OnnxBackend:
         ONNX Runtime keeps cuDNN's plan of a convolution for the last shape only, and makes another, in tens of milliseconds
         each, whenever the number of rows changes (`Conv::UpdateState` in its CUDA provider).
         """
-        if self._pool is None:
-            return
-        signature = self.signatures[DEFAULT_SIGNATURE]
-        for rows in sizes[:-1]:
-            self._runners[rows] = DeviceRunner(self._open(), signature, self._pool, self._index)
+        for graph in self._distinct:
+            graph.specialise(sizes)
 
     def run(
         self, signature: str, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...] = ()
     ) -> dict[str, np.ndarray]:
         """See `Backend.run`. String tensors are object arrays of bytes, which must be UTF-8."""
-        session = self._session
-        if session is None:
-            raise FailedPrecondition("The model has been unloaded.")
-        if signature != DEFAULT_SIGNATURE:
-            raise SignatureNotFound(signature, (DEFAULT_SIGNATURE,))
-        names = outputs or self._outputs
-        if self._strings_in:
-            inputs = {name: _to_text(name, a) if name in self._strings_in else a for name, a in inputs.items()}
-        runner = self._runner
+        graph = self._graphs.get(signature)
+        if graph is None:
+            if not self._open:
+                raise FailedPrecondition("The model has been unloaded.")
+            raise SignatureNotFound(signature, tuple(self.signatures))
+        names = outputs or graph.outputs
+        if graph.strings_in:
+            inputs = {name: _to_text(name, a) if name in graph.strings_in else a for name, a in inputs.items()}
         try:
+            runner = graph.runner
             if runner is None:
-                arrays = session.run(names, inputs)
+                arrays = graph.session.run(names, inputs)
             else:
                 self._device.check()
-                runner = self._runners.get(_rows(inputs), runner)
+                runner = graph.runners.get(_rows(inputs), runner)
                 arrays = runner.run(inputs, names, shrink=self._short_of_memory)
                 self._short_of_memory = False
         except Exception as error:
             raise self._reported(error, inputs) from error
-        if self._strings_out:
-            arrays = [_to_bytes(a) if name in self._strings_out else a for name, a in zip(names, arrays, strict=True)]
+        if graph.strings_out:
+            arrays = [_to_bytes(a) if name in graph.strings_out else a for name, a in zip(names, arrays, strict=True)]
         return dict(zip(names, arrays, strict=True))
 
     def close(self) -> None:
         """Drop the sessions, whose memory goes with them, and the buffers and threads. What runs is finished first."""
-        self._session = self._runner = None
-        self._runners = {}
+        self._open = False
+        self._graphs = {}
+        self._distinct = ()
         if self._pool is not None:
             self._pool.close()
         if self.threads is not None:
@@ -272,19 +270,6 @@ def _open(path: Path, providers: tuple[str, ...], options: BackendOptions) -> or
         if exhausted(str(error)):
             raise ResourceExhausted(f"Expected memory for {path.name}. Received: {_reason(error, path)}") from error
         raise DataLoss(f"{path.name} is no model ONNX Runtime can load: {_reason(error, path)}") from error
-
-
-def _spec(node: Any) -> TensorSpec:
-    """One input or output of the graph. A named or unknown axis is variable."""
-    try:
-        dtype = BY_ORT[node.type]
-    except KeyError:
-        raise InvalidArgument(
-            f"{node.name}: expected an element type out of {', '.join(BY_ORT)}. Received: {node.type}."
-        ) from None
-    # For a tensor of unknown rank ONNX Runtime says [], as it does for a scalar; what it refuses, it refuses when it runs.
-    shape = tuple(axis if isinstance(axis, int) and axis >= 0 else DYNAMIC for axis in node.shape) or None
-    return TensorSpec(node.name, dtype, shape)
 
 
 def _to_text(name: str, array: np.ndarray) -> np.ndarray:

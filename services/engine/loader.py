@@ -15,7 +15,7 @@ from services.engine.servable import Servable
 from services.errors import CornetError, DataLoss, ManifestError
 from services.manifest import ONNX_FILE, SAVED_MODEL_FILE, Manifest, sha256
 from services.telemetry.log import get_logger
-from services.tensors import DYNAMIC, Signature, TensorSpec
+from services.tensors import DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
 
 _WARM_ENOUGH_S = 0.02  # a batch beyond this never runs on the loop, and one size or two have warmed the model up
 _SHORT_S = 2e-4
@@ -33,7 +33,7 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """`verify_hashes`: compare model.onnx and the processor's assets with the hashes in the manifest.
+    """`verify_hashes`: compare the ONNX files and the processor's assets with the hashes in the manifest.
 
     ONNX Runtime loads a file whose weights were damaged without a word, so the hash is the only witness. It costs about a
     millisecond per 2 MB (60 MB of VGG16: 30 to 50 ms, where opening the session takes 100), hence on by default.
@@ -73,7 +73,7 @@ def _prepare(
     path: Path, manifest: Manifest | None, batching: BatchingOptions, options: BackendOptions
 ) -> tuple[Backend, Mapping[str, Signature], BatchingOptions, dict[str, CostTable], float]:
     """The open backend, its signatures, how it is batched, what that costs, and the seconds it took to find that out."""
-    backend = open_backend(path, options)
+    backend = open_backend(path, manifest, options)
     try:
         signatures = backend.signatures if manifest is None else _agreed(manifest, backend)
         began = perf_counter()
@@ -111,10 +111,15 @@ def _prefers_one_thread(backend: Backend, costs: Mapping[str, CostTable], option
     return free and all(table.largest < _SHORT_S for table in costs.values())
 
 
-def open_backend(path: Path, options: BackendOptions) -> Backend:
-    """The backend for a version directory: ONNX where there is a model.onnx, else its SavedModel. Raises CornetError."""
+def open_backend(path: Path, manifest: Manifest | None, options: BackendOptions) -> Backend:
+    """The backend for a version directory: ONNX where there is a model.onnx, else its SavedModel. Raises CornetError.
+
+    Without a manifest a model.onnx is the signature `serving_default`, and no other.
+    """
     if (path / ONNX_FILE).is_file():
-        return OnnxBackend(path / ONNX_FILE, options)
+        signatures = (DEFAULT_SIGNATURE,) if manifest is None else tuple(manifest.signatures)
+        files = {key: path / (ONNX_FILE if manifest is None else manifest.onnx_file(key)) for key in signatures}
+        return OnnxBackend(files, options)
     if (path / SAVED_MODEL_FILE).is_file():
         from services.engine.savedmodel_backend import SavedModelBackend
 
@@ -179,8 +184,9 @@ def _manifest(path: Path) -> Manifest | None:
 def _verify_hashes(path: Path, manifest: Manifest) -> None:
     """Compare what serving reads with its recorded hashes; the whole directory is `cornet models verify`'s work."""
     assets = manifest.processor.files if manifest.processor else ()
+    models = tuple(manifest.functions)
     for name in sorted(manifest.files):
-        if name not in assets and not name.startswith(ONNX_FILE):  # model.onnx.data holds the weights of a large model
+        if name not in assets and not name.startswith(models):  # model.onnx.data holds the weights of a large model
             continue
         if not (path / name).is_file():
             raise DataLoss(f"The manifest names {name}. Received: no such file.")

@@ -24,10 +24,10 @@ from services.manifest import (
     SAVED_MODEL_FILE,
     Manifest,
     ParityRecord,
+    samples_file_of,
     verify_files,
 )
 from services.parity import compare_again, read_samples
-from services.tensors import DEFAULT_SIGNATURE
 
 ONNX = "onnx"
 SAVED_MODEL = "saved_model"
@@ -42,7 +42,7 @@ class VersionRow:
     """One version of one model, as it lies on the disk.
 
     `size` is in bytes. `status` is `exported` (with a manifest that can be read), `plain` (a model of another origin, without
-    a manifest), or the reason why it cannot be used. `metrics` has the primary figure first.
+    a manifest), or the reason why it cannot be used. `signatures` are the manifest's. `metrics` has the primary figure first.
     """
 
     name: str
@@ -54,6 +54,7 @@ class VersionRow:
     family: str = ""
     task: str = ""
     created: str = ""
+    signatures: tuple[str, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     baseline: Mapping[str, float] = field(default_factory=dict)
 
@@ -158,33 +159,46 @@ def _verify_answers(
 
 
 def _run_again(directory: Path, manifest: Manifest, format_: str) -> list[ParityRecord]:
-    inputs, answers = read_samples(directory)
-    known = {record.output: record for record in manifest.parity if record.format == format_}
-    backend = _open(directory, format_)
+    backend = _open(directory, manifest, format_)
     try:
-        got = _answer(backend, inputs)
+        return [
+            record for key in manifest.signatures for record in _compare(directory, manifest, format_, key, backend)
+        ]
     finally:
         backend.close()
+
+
+def _compare(
+    directory: Path, manifest: Manifest, format_: str, signature: str, backend: Backend
+) -> Iterator[ParityRecord]:
+    """One signature's answers to the stored rows of its function beside Keras's. Raises CornetError."""
+    file = samples_file_of(manifest.onnx_file(signature))
+    inputs, answers = read_samples(directory, file)
+    known = {r.output: r for r in manifest.parity if (r.format, r.signature) == (format_, signature)}
+    got = _answer(backend, signature, inputs, file)
     missing = sorted(set(answers) - set(got))
     if missing:
         raise DataLoss(f"{format_}: expected the outputs {', '.join(answers)}. Received none of {', '.join(missing)}.")
-    return [compare_again(known.get(output), format_, output, got[output], want) for output, want in answers.items()]
+    for output, want in answers.items():
+        record = compare_again(known.get(output), format_, output, got[output], want)
+        yield replace(record, signature=signature)
 
 
-def _answer(backend: Backend, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _answer(backend: Backend, signature: str, inputs: Mapping[str, np.ndarray], file: str) -> dict[str, np.ndarray]:
     rows = len(next(iter(inputs.values()), ()))
     parts = [
-        backend.run(DEFAULT_SIGNATURE, {name: a[start : start + VERIFIED_BATCH_ROWS] for name, a in inputs.items()}, ())
+        backend.run(signature, {name: a[start : start + VERIFIED_BATCH_ROWS] for name, a in inputs.items()}, ())
         for start in range(0, rows, VERIFIED_BATCH_ROWS)
     ]
     if not parts:
-        raise DataLoss(f"Expected {SAMPLES_FILE} to hold rows. Received none.")
+        raise DataLoss(f"Expected {file} to hold rows. Received none.")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _open(directory: Path, format_: str) -> Backend:
+def _open(directory: Path, manifest: Manifest, format_: str) -> Backend:
     if format_ == ONNX:
-        return OnnxBackend(directory / ONNX_FILE, BackendOptions(providers=(CPU,)))
+        files = {key: directory / manifest.onnx_file(key) for key in manifest.signatures}
+        return OnnxBackend(files, BackendOptions(providers=(CPU,)))
     from services.engine.savedmodel_backend import SavedModelBackend  # it imports TensorFlow
 
     return SavedModelBackend(directory)
@@ -208,6 +222,7 @@ def _row(path: Path) -> VersionRow:
         family=manifest.family,
         task=manifest.task,
         created=manifest.created,
+        signatures=tuple(manifest.signatures),
         metrics=manifest.metrics,
         baseline=manifest.baseline,
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 from services.engine.servable import Servable
 from services.protocols.model_configuration import describe
+from services.protocols.oip_signatures import signatures_text
 
 
 def describe_model(servable: Servable) -> dict[str, Any]:
@@ -17,4 +18,5 @@ def describe_model(servable: Servable) -> dict[str, Any]:
         batching.max_queue_delay_us,
         provider=servable.providers[0],
         runs=batching.concurrent_batches,
+        signatures=signatures_text(servable.signatures),
     )

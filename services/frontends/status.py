@@ -7,7 +7,7 @@ Sources: google/rpc/code.proto's HTTP mapping as TensorFlow Serving applies it (
 from enum import Enum
 
 from services import errors
-from services.errors import CornetError, Internal, ModelNotReady, PayloadTooLarge, QueueFull
+from services.errors import CornetError, Internal, ModelNotReady, PayloadTooLarge, QueueFull, SignatureNotFound
 
 
 class Dialect(Enum):
@@ -54,10 +54,12 @@ def grpc_code(error: CornetError, dialect: Dialect) -> int:
     """The gRPC status code of an error.
 
     TensorFlow Serving says UNAVAILABLE for a full queue, and of a version that does not serve only that it is not found;
-    Triton says UNAVAILABLE for such a version.
+    Triton says UNAVAILABLE for such a version, and a signature is a parameter there: another value would have done.
     """
     if dialect is Dialect.TFS and isinstance(error, QueueFull):
         return errors.UNAVAILABLE
+    if dialect is Dialect.OIP and isinstance(error, SignatureNotFound):
+        return errors.INVALID_ARGUMENT
     if isinstance(error, ModelNotReady) and dialect is not Dialect.TYPED:
         return errors.NOT_FOUND if dialect is Dialect.TFS else errors.UNAVAILABLE
     return error.code

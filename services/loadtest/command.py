@@ -40,7 +40,7 @@ def loadtest(
         str | None, typer.Option(help="host:port. Default: 127.0.0.1:8500 for gRPC, 127.0.0.1:8501 for HTTP.")
     ] = None,
     version: Annotated[int | None, typer.Option(min=1, help="Default: the latest.")] = None,
-    signature: Annotated[str, typer.Option(help="TensorFlow Serving's protocols only.")] = DEFAULT_SIGNATURE,
+    signature: Annotated[str, typer.Option(help="Which of the model's; not for typed.")] = DEFAULT_SIGNATURE,
     concurrency: Annotated[
         str | None, typer.Option(help="Closed loop: callers, one step each, as 1,8,64. Default: 1.")
     ] = None,

@@ -17,7 +17,8 @@ from services.protocols.messages import (
     ModelMetadataResponse,
 )
 from services.protocols.oip_raw import datatype_of, decode_raw, encode_raw
-from services.tensors import BY_OIP, Signature, TensorSpec, dtype_of
+from services.protocols.oip_signatures import SIGNATURE_NAME, SIGNATURES
+from services.tensors import BY_OIP, DEFAULT_SIGNATURE, Signature, TensorSpec, dtype_of
 
 _SERVICE = "/inference.GRPCInferenceService"
 
@@ -36,14 +37,22 @@ class OipGrpc:
             message = ModelMetadataResponse.FromString(answer.body)
         except DecodeError as error:
             raise InvalidArgument(f"Expected a ModelMetadataResponse. Received: {error}.") from error
-        inputs, outputs = (
-            tuple(TensorSpec(tensor.name, BY_OIP[tensor.datatype], tuple(tensor.shape)) for tensor in tensors)
-            for tensors in (message.inputs, message.outputs)
-        )
-        return Description(Signature(inputs, outputs))
+        if model.signature == DEFAULT_SIGNATURE:
+            described: Mapping[str, Any] = {
+                side: [
+                    {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+                    for tensor in getattr(message, side)
+                ]
+                for side in ("inputs", "outputs")
+            }
+        else:
+            described = _chosen(orjson.loads(message.parameters[SIGNATURES].string_param or "{}"), model)
+        return Description(_signature(described))
 
     def predict(self, model: Model, inputs: Arrays) -> Request:
         message = ModelInferRequest(model_name=model.name, model_version=_version(model))
+        if model.signature != DEFAULT_SIGNATURE:
+            message.parameters[SIGNATURE_NAME].string_param = model.signature
         for name, array in inputs.items():
             message.inputs.add(name=name, datatype=dtype_of(array).oip, shape=array.shape)
             message.raw_input_contents.append(encode_raw(array))
@@ -74,15 +83,11 @@ class OipRest:
     def description(self, model: Model, answer: Answer) -> Description:
         try:
             document = orjson.loads(answer.body)
-            inputs, outputs = (
-                tuple(
-                    TensorSpec(item["name"], BY_OIP[item["datatype"]], tuple(item["shape"])) for item in document[side]
-                )
-                for side in ("inputs", "outputs")
-            )
+            if model.signature != DEFAULT_SIGNATURE:
+                document = _chosen(document.get(SIGNATURES, {}), model)
+            return Description(_signature(document))
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidArgument(f"Expected the metadata of a model. Received: {answer.body!r:.200}.") from error
-        return Description(Signature(inputs, outputs))
 
     def predict(self, model: Model, inputs: Arrays) -> Request:
         tensors: list[dict[str, Any]] = []
@@ -96,9 +101,12 @@ class OipRest:
             else:
                 flat = array.ravel()
                 tensor["data"] = [_text(value, name) for value in flat.tolist()] if array.dtype == object else flat
+        parameters: dict[str, Any] = {"binary_data_output": True} if self._binary else {}
+        if model.signature != DEFAULT_SIGNATURE:
+            parameters[SIGNATURE_NAME] = model.signature
         document: dict[str, Any] = {"inputs": tensors}
-        if self._binary:
-            document["parameters"] = {"binary_data_output": True}
+        if parameters:
+            document["parameters"] = parameters
         head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
         headers = (("Inference-Header-Content-Length", str(len(head))),) if self._binary else ()
         return Request(f"{_path(model)}/infer", b"".join((head, *raw)), headers=headers)
@@ -120,6 +128,24 @@ class OipRest:
             outputs[name] = _from_raw(answer.body[position:end], name, item["datatype"], shape)
             position = end
         return outputs
+
+
+def _signature(described: Mapping[str, Any]) -> Signature:
+    """The signature whose tensors are as metadata has them."""
+    inputs, outputs = (
+        tuple(TensorSpec(item["name"], BY_OIP[item["datatype"]], tuple(item["shape"])) for item in described[side])
+        for side in ("inputs", "outputs")
+    )
+    return Signature(inputs, outputs)
+
+
+def _chosen(described: Mapping[str, Any], model: Model) -> Mapping[str, Any]:
+    """The wanted one of a model's signatures. Raises InvalidArgument where it is not among them."""
+    if model.signature not in described:
+        known = ", ".join(sorted(described)) or DEFAULT_SIGNATURE
+        raise InvalidArgument(f"Expected a signature out of {known}. Received: {model.signature}.")
+    chosen: Mapping[str, Any] = described[model.signature]
+    return chosen
 
 
 def _from_json(item: Mapping[str, Any], shape: tuple[int, ...]) -> np.ndarray:

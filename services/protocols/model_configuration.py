@@ -12,6 +12,7 @@ import orjson
 
 from services.protocols.messages import ModelConfigRequest, ModelConfigResponse, parse
 from services.protocols.oip_grpc import decode_version
+from services.protocols.oip_signatures import SIGNATURES
 from services.tensors import DYNAMIC, Signature, TensorSpec
 
 _ON_CPU = ("CPUExecutionProvider", "CPU")  # ONNX Runtime's name and TensorFlow's
@@ -33,9 +34,11 @@ def describe(
     *,
     provider: str,
     runs: int,
+    signatures: str = "",
 ) -> dict[str, Any]:
     """The configuration as JSON has it. `max_batch_size` is 0 for a model whose requests are not merged, as in Triton; the
     tensors' shapes then are whole, else they lack the batch axis. `provider` runs the model, so many `runs` at a time.
+    `signatures` is the description of all of them where there are several, see `oip_signatures`.
     """
     batched = signature.batchable
     config: dict[str, Any] = {
@@ -49,6 +52,8 @@ def describe(
             {"name": provider, "kind": "KIND_CPU" if provider in _ON_CPU else "KIND_GPU", "count": runs}
         ],
     }
+    if signatures:
+        config["parameters"] = {SIGNATURES: {"string_value": signatures}}
     if batched:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": max_queue_delay_us}
     return config

@@ -26,9 +26,17 @@ from services.protocols.messages import (
     parse,
 )
 from services.protocols.oip_raw import datatype_of, decode_raw, encode_raw
+from services.protocols.oip_signatures import (
+    SIGNATURE_NAME,
+    SIGNATURES,
+    chosen_signature,
+    default_of,
+    describe_tensors,
+    signatures_text,
+)
 from services.protocols.shapes import checked_shape, expect_count, narrowed
 from services.protocols.wire import delimited, packed_values, tag, text, varint
-from services.tensors import DYNAMIC, DType, Signature, TensorSpec, dtype_of
+from services.tensors import DType, Signature, dtype_of
 
 _CONTENTS = {
     "bool": "bool_contents",
@@ -74,7 +82,10 @@ def decode_infer(data: bytes) -> Infer:
         version=decode_version(message.model_version),
         outputs=_requested_outputs(message.outputs),
     )
-    return Infer(request, message.id, _timeout_us(message.parameters) if message.parameters else 0)
+    if not message.parameters:
+        return Infer(request, message.id, 0)
+    request.signature = chosen_signature(_parameter(message.parameters, SIGNATURE_NAME))
+    return Infer(request, message.id, _timeout_us(message.parameters))
 
 
 def encode_infer(response: InferenceResponse, request_id: str) -> bytes:
@@ -144,13 +155,18 @@ def decode_model_request(data: bytes, *, ready: bool) -> tuple[str, int | None]:
     return message.name, decode_version(message.version)
 
 
-def encode_model_metadata(model: str, versions: Sequence[int], platform: str, signature: Signature) -> bytes:
-    """The serialised ModelMetadataResponse of the signature this protocol reaches: it has no word for others."""
+def encode_model_metadata(
+    model: str, versions: Sequence[int], platform: str, signatures: Mapping[str, Signature]
+) -> bytes:
+    """The serialised ModelMetadataResponse; `oip_signatures` says what of which signature it has."""
     message = ModelMetadataResponse(name=model, versions=[str(version) for version in versions], platform=platform)
-    for spec in signature.inputs:
-        _describe(spec, message.inputs)
-    for spec in signature.outputs:
-        _describe(spec, message.outputs)
+    signature = default_of(signatures)
+    for specs, tensors in ((signature.inputs, message.inputs), (signature.outputs, message.outputs)):
+        for tensor in describe_tensors(specs):
+            tensors.add(**tensor)
+    described = signatures_text(signatures)
+    if described:
+        message.parameters[SIGNATURES].string_param = described
     return _serialised(message)
 
 
@@ -239,12 +255,19 @@ def _requested_outputs(outputs: Any) -> tuple[str, ...]:
     return tuple(output.name for output in outputs)
 
 
+def _parameter(parameters: Mapping[str, Any], name: str) -> Any:
+    """A parameter's value; None where it is not there or has none."""
+    if name not in parameters:
+        return None
+    choice = parameters[name].WhichOneof("parameter_choice")
+    return getattr(parameters[name], choice) if choice else None
+
+
 def _timeout_us(parameters: Mapping[str, Any]) -> int:
     """The schedule policy extension's `timeout`. Other parameters are the client's own."""
     if "timeout" not in parameters:
         return 0
-    choice = parameters["timeout"].WhichOneof("parameter_choice")
-    value = getattr(parameters["timeout"], choice) if choice else None
+    value = _parameter(parameters, "timeout")
     if type(value) is not int or value < 0:
         raise InvalidArgument(f"Expected the parameter timeout in microseconds, from 0. Received: {value!r:.60}.")
     return value
@@ -265,9 +288,3 @@ def _output_tensor(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     dims = b"".join(varint(size) for size in shape)
     described = text(_NAME, name) + text(tag(2), datatype) + (delimited(tag(3), dims) if shape else b"")
     return delimited(_OUTPUT, described)
-
-
-def _describe(spec: TensorSpec, tensors: Any) -> None:
-    """Add a tensor's metadata. The protocol cannot say that a rank is unknown: one free axis stands for it."""
-    shape = (DYNAMIC,) if spec.shape is None else spec.shape
-    tensors.add(name=spec.name, datatype=spec.dtype.oip, shape=shape)

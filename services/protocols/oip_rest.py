@@ -8,7 +8,6 @@ Sources: the Open Inference Protocol's REST API, and Triton's binary tensor data
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import orjson
@@ -26,8 +25,9 @@ from services.protocols.oip_rest_request import (
     packed_binary,
     packed_json,
 )
+from services.protocols.oip_signatures import SIGNATURES, default_of, describe_signatures, describe_tensors
 from services.protocols.wire import around_rows
-from services.tensors import DYNAMIC, Signature, TensorSpec, dtype_of
+from services.tensors import Signature, dtype_of
 
 __all__ = [
     "Infer",
@@ -115,22 +115,19 @@ def encode_server_metadata(name: str, version: str, extensions: Sequence[str]) -
     return orjson.dumps({"name": name, "version": version, "extensions": extensions})
 
 
-def encode_model_metadata(model: str, versions: Sequence[int], platform: str, signature: Signature) -> bytes:
-    """Metadata of one version; an unknown rank is told as one variable axis, as the protocol has no word for it."""
-
-    def tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
-        return [
-            {"name": spec.name, "datatype": spec.dtype.oip, "shape": (DYNAMIC,) if spec.shape is None else spec.shape}
-            for spec in specs
-        ]
-
+def encode_model_metadata(
+    model: str, versions: Sequence[int], platform: str, signatures: Mapping[str, Signature]
+) -> bytes:
+    """Metadata of one version; `oip_signatures` says what of which signature it has."""
+    signature, described = default_of(signatures), describe_signatures(signatures)
     return orjson.dumps(
         {
             "name": model,
             "versions": [str(version) for version in versions],
             "platform": platform,
-            "inputs": tensors(signature.inputs),
-            "outputs": tensors(signature.outputs),
+            "inputs": describe_tensors(signature.inputs),
+            "outputs": describe_tensors(signature.outputs),
+            **({SIGNATURES: described} if described else {}),
         }
     )
 

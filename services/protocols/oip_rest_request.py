@@ -32,6 +32,7 @@ from services.protocols.json_explain import first_wrong
 from services.protocols.json_numbers import STAND_IN, STAND_IN_TEXT, read_numbers
 from services.protocols.json_text import describe, parse_object
 from services.protocols.oip_raw import datatype_of, decode_raw
+from services.protocols.oip_signatures import SIGNATURE_NAME, chosen_signature
 from services.protocols.shapes import checked_shape, expect_count
 from services.tensors import DEFAULT_SIGNATURE, DYNAMIC, DType, Signature, TensorSpec
 
@@ -78,6 +79,7 @@ class _Form:
     binary: dict[str, bool]
     binary_default: bool
     timeout_us: int
+    signature: str
 
 
 def decode_infer(body: bytes, header_length: int | None, *, model: str, version: int | None, now_s: float) -> Infer:
@@ -100,7 +102,14 @@ def decode_infer(body: bytes, header_length: int | None, *, model: str, version:
     if tail is not None:
         tail.expect_end()
     deadline = now_s + form.timeout_us / 1e6 if form.timeout_us else None
-    request = InferenceRequest(model=model, inputs=inputs, version=version, outputs=form.outputs, deadline=deadline)
+    request = InferenceRequest(
+        model=model,
+        inputs=inputs,
+        version=version,
+        signature=form.signature,
+        outputs=form.outputs,
+        deadline=deadline,
+    )
     return Infer(request, form.id, form.binary, form.binary_default)
 
 
@@ -135,6 +144,7 @@ class PackedForm:
     id: str
     binary: Mapping[str, bool]
     binary_default: bool
+    signature: str
 
 
 def packed_json(body: bytes) -> tuple[PackedForm, list[int | float]] | None:
@@ -180,7 +190,15 @@ def _packed(form: _Form) -> PackedForm | None:
     if form.timeout_us or slot.dtype.numpy.kind not in "iuf" or not slot.count:
         return None
     return PackedForm(
-        slot.name, slot.dtype, slot.shape, slot.count, form.outputs, form.id, form.binary, form.binary_default
+        slot.name,
+        slot.dtype,
+        slot.shape,
+        slot.count,
+        form.outputs,
+        form.id,
+        form.binary,
+        form.binary_default,
+        form.signature,
     )
 
 
@@ -246,6 +264,7 @@ def _read(text: bytes) -> _Form:
         binary={name: binary for name, binary in outputs.items() if binary is not None},
         binary_default=_typed(parameters, "binary_data_output", bool, False, "the request's parameters"),
         timeout_us=_timeout_us(parameters),
+        signature=chosen_signature(parameters.get(SIGNATURE_NAME)),
     )
 
 

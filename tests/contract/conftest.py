@@ -24,6 +24,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     testing.write_offset(root / "offset" / "2", 2.0)
     testing.write_string_join(root / "string_join" / "1")
     testing.write_multi(root / "multi" / "1")
+    testing.write_signatures(root / "signatures" / "1")
     testing.write_lookup(root / "lookup" / "1")
     testing.write_not_batchable(root / "not_batchable" / "1")
     testing.write_mlp(root / "mlp" / "1")

@@ -18,10 +18,10 @@ text_families = pytest.mark.parametrize(
 )
 
 
-def check(published, format_, rows, want=None):
+def check(published, format_, rows, want=None, signature="serving_default"):
     """Raises ParityError where the format answers `rows` differently from Keras, or from `want`."""
-    want = published.keras(rows) if want is None else want
-    got = published.backends[format_].run("serving_default", rows, ())
+    want = published.keras(rows, signature) if want is None else want
+    got = published.backends[format_].run(signature, rows, ())
     for output, answers in want.items():
         compare(format_, output, got[output], answers, tolerance_for(answers))
 
@@ -31,7 +31,10 @@ def check(published, format_, rows, want=None):
 @pytest.mark.parametrize("batch", [1, 3, 7])
 def test_a_batch_of_any_size_is_answered_as_keras_does(exported, family, format_, batch):
     published = exported(family)
-    check(published, format_, {name: rows[:batch] for name, rows in published.rows.items()})
+    for signature, endpoint in published.serving.endpoints.items():
+        held_out = published.rows if endpoint.rows is None else endpoint.rows(published.rows)
+        rows = {spec.name: held_out[spec.name][:batch] for spec in endpoint.signature.inputs}
+        check(published, format_, rows, signature=signature)
 
 
 @every_family
@@ -42,22 +45,26 @@ def test_names_types_and_shapes_are_the_same_in_onnx_and_manifest(exported, fami
 
 
 @every_family
-def test_the_saved_model_has_one_signature_with_exactly_the_manifest_s_tensors(exported, family):
+def test_the_saved_model_has_exactly_the_manifest_s_signatures_and_tensors(exported, family):
     published = exported(family)
-    found = published.backends["saved_model"].signatures
-    (wanted,) = published.exported.manifest.signatures.values()
-    assert list(found) == ["serving_default"]
-    for side in ("inputs", "outputs"):
-        specs = {spec.name: spec for spec in getattr(found["serving_default"], side)}
-        assert specs == {spec.name: spec for spec in getattr(wanted, side)}
+    found, wanted = published.backends["saved_model"].signatures, published.exported.manifest.signatures
+    assert set(found) == set(wanted)
+    for key, signature in wanted.items():
+        for side in ("inputs", "outputs"):
+            specs = {spec.name: spec for spec in getattr(found[key], side)}
+            assert specs == {spec.name: spec for spec in getattr(signature, side)}
 
 
 @every_family
 def test_each_output_of_each_format_was_proven(exported, family):
     manifest = exported(family).exported.manifest
-    proven = {(record.format, record.output) for record in manifest.parity if record.format != "padding"}
-    (signature,) = manifest.signatures.values()
-    assert proven == {(format_, spec.name) for format_ in FORMATS for spec in signature.outputs}
+    proven = {(record.signature, record.format, record.output) for record in manifest.parity}
+    assert {each for each in proven if each[1] != "padding"} == {
+        (key, format_, spec.name)
+        for key, signature in manifest.signatures.items()
+        for format_ in FORMATS
+        for spec in signature.outputs
+    }
 
 
 @every_family

@@ -166,3 +166,33 @@ def test_a_changed_a_missing_and_a_foreign_file_are_all_named(version):
         verify_files(directory, manifest)
     for words in ("model.onnx has SHA-256", "assets/a.json is missing", "extra is not in the manifest"):
         assert words in str(refusal.value)
+
+
+DOUBLED = Signature((TensorSpec("x", BY_NAME["float32"], (-1, 2)),), (TensorSpec("y", BY_NAME["float32"], (-1, 2)),))
+SEVERAL = replace(
+    FULL,
+    signatures=FULL.signatures | {"again": FULL.signatures["serving_default"], "doubled": DOUBLED},
+    onnx_files={"doubled": "model-doubled.onnx"},
+    parity=(*FULL.parity, replace(FULL.parity[0], output="y", signature="doubled")),
+)
+
+
+def test_further_signatures_are_read_again(tmp_path):
+    SEVERAL.write(tmp_path)
+    assert Manifest.read(tmp_path) == SEVERAL
+    assert SEVERAL.functions == {"model.onnx": "serving_default", "model-doubled.onnx": "doubled"}
+    assert [SEVERAL.onnx_file(key) for key in SEVERAL.signatures] == ["model.onnx", "model.onnx", "model-doubled.onnx"]
+
+
+def test_a_single_signature_is_written_as_servers_without_others_read_it():
+    assert (FULL.to_json()["schema_version"], SEVERAL.to_json()["schema_version"]) == (1, 2)
+    assert "signature" not in FULL.to_json()["parity"][0]
+    assert "onnx" not in FULL.to_json()["signatures"]["serving_default"]
+
+
+@pytest.mark.parametrize("name", ["../other/1/model.onnx", "/model.onnx", "", 7])
+def test_an_onnx_file_outside_the_version_is_refused(name):
+    value = json.loads(json.dumps(SEVERAL.to_json()))
+    value["signatures"]["doubled"]["onnx"] = name
+    with pytest.raises(ManifestError, match=r"manifest.signatures.doubled.onnx"):
+        Manifest.from_json(value)

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from services.tensors import DEFAULT_SIGNATURE
+
 if TYPE_CHECKING:
     from training.precision.variants import Outcome
 
@@ -52,7 +54,8 @@ def _figures(outcome: "Outcome") -> dict[str, str]:
     for record in outcome.parity:
         distance = f"nrmse {record.nrmse:.2g}" if record.nrmse_limit else f"max abs {record.max_abs:.2g}"
         decisions = f", {record.agreement:.1%} equal decisions" if record.agreement < 1.0 else ""
-        cells[f"{record.output}, {record.samples} rows"] = distance + decisions
+        output = record.output if record.signature == DEFAULT_SIGNATURE else f"{record.signature}: {record.output}"
+        cells[f"{output}, {record.samples} rows"] = distance + decisions
     if variant.metric_source is not None and variant.metric_variant is not None:
         cells[f"{variant.metric} on all held-out rows"] = f"{variant.metric_source:.4g} > {variant.metric_variant:.4g}"
     for timing in variant.latency:

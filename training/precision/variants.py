@@ -3,9 +3,10 @@
     outcomes = publish_variants(source, options, evidence, repository=Path("exported_models"))
     outcomes[0].exported      # exported_models/classifier-int8/1, or None with `refusal`
 
-A variant is the model `<name>-<precision>`: same tensors, same types at its ends, another file. It holds ONNX, assets, the
+A variant is the model `<name>-<precision>`: same tensors, same types at its ends, other files. It holds ONNX, assets, the
 stored rows with the float32 answers, and a manifest that says how it was made and what it came to; no SavedModel, as
-TensorFlow has no form of it. It is published when its own gates pass (`judge`), and not at all otherwise.
+TensorFlow has no form of it. It is published when its own gates pass (`judge`), and not at all otherwise. All signatures
+are converted and held to the float32 ones; metric and times are those of `serving_default`.
 """
 
 import shutil
@@ -26,12 +27,14 @@ from services.manifest import (
     ParityRecord,
     Variant,
     hash_files,
+    samples_file_of,
     sha256,
 )
 from services.parity import read_samples
 from services.tensors import DEFAULT_SIGNATURE
 from training.cases import Run
 from training.exporter import Exported
+from training.pipeline import Arrays
 from training.precision import judge
 from training.precision.evidence import Evidence
 from training.precision.float16 import to_float16
@@ -99,15 +102,16 @@ class _Work:
 def _publish(work: _Work, repository: Path) -> Outcome:
     refused = Outcome(work.precision, work.name)
     with tempfile.TemporaryDirectory(prefix="cornet-") as folder:
-        file = Path(folder) / ONNX_FILE
+        converted = Path(folder)
         try:
-            manifest = _prove(work, _convert(work, file), file)
+            manifest = _prove(work, _convert(work, converted), converted)
         except _Refused as refusal:
             return replace(refused, refusal=str(refusal), variant=refusal.variant, parity=refusal.parity)
         except CornetError as error:
             return replace(refused, refusal=str(error))
         with Staging(repository, work.name) as staging, writing(f"version of {work.name} in {repository}"):
-            shutil.copyfile(file, staging.path / ONNX_FILE)
+            for file in manifest.functions:
+                shutil.copyfile(converted / file, staging.path / file)
             _copy_assets(work.source, staging.path)
             manifest = replace(manifest, files=hash_files(staging.path))
             manifest.write(staging.path)
@@ -127,10 +131,23 @@ class _Refused(CornetError):
 
 
 def _convert(work: _Work, target: Path) -> Variant:
-    """Write the converted file, and say how it was made."""
+    """Write the converted files, and say how they were made: counts and sizes are those of all of them."""
+    made = [_convert_file(work, target, file) for file in work.source.manifest.functions]
+    converted, kept = (sum((Counter(getattr(one, name)) for one in made), Counter()) for name in ("converted", "kept"))
+    return replace(
+        made[0],  # that of model.onnx, which comes first
+        converted=dict(sorted(converted.items())),
+        kept=dict(sorted(kept.items())),
+        source_bytes=sum(one.source_bytes for one in made),
+        bytes=sum(one.bytes for one in made),
+    )
+
+
+def _convert_file(work: _Work, folder: Path, file: str) -> Variant:
+    """Write one converted file. Raises FailedPrecondition where there is nothing in it to convert."""
     import onnx
 
-    source = work.source.path / ONNX_FILE
+    source, target = work.source.path / file, folder / file
     proto = onnx.load(source)
     rows, origin = 0, ""
     converted: Counter[str]
@@ -143,7 +160,7 @@ def _convert(work: _Work, target: Path) -> Variant:
         method = str(chosen)
         calibration = None
         if chosen is Quantization.STATIC and work.evidence.calibration is not None:
-            calibration = calibration_rows(work.evidence.calibration)
+            calibration = calibration_rows(_inputs_of(work, file))
             rows, origin = len(next(iter(calibration.values()), ())), work.evidence.calibration_source
         converted, kept = to_int8(source, target, chosen, calibration)
     return Variant(
@@ -161,20 +178,33 @@ def _convert(work: _Work, target: Path) -> Variant:
     )
 
 
-def _prove(work: _Work, variant: Variant, path: Path) -> Manifest:
+def _inputs_of(work: _Work, file: str) -> Arrays:
+    """The calibration rows of a function's inputs. Raises FailedPrecondition where it has other inputs."""
+    manifest, rows = work.source.manifest, work.evidence.calibration or {}
+    key = manifest.functions[file]
+    wanted = [spec.name for spec in manifest.signatures[key].inputs]
+    missing = [name for name in wanted if name not in rows]
+    if missing:
+        raise FailedPrecondition(
+            f"Signature {key}: expected calibration rows of {', '.join(wanted)}. Received none of {', '.join(missing)}; "
+            "--quantization dynamic needs none."
+        )
+    return {name: rows[name] for name in wanted}
+
+
+def _prove(work: _Work, variant: Variant, folder: Path) -> Manifest:
     """The manifest of a variant that passed every gate. Raises _Refused with all figures where one does not."""
     manifest = work.source.manifest
-    samples, _ = read_samples(work.source.path)
-    padding = manifest.processor is not None and manifest.processor.kind == "text"
     batch_rows = max(manifest.batching.max_batch_rows, 1)
-    with judge.runner(work.source.path / ONNX_FILE) as source, judge.runner(path) as run:
-        reasons = []
-        parity: tuple[ParityRecord, ...] = ()
+    reasons = []
+    parity: tuple[ParityRecord, ...] = ()
+    for file, key in manifest.functions.items():
         try:
-            signature = manifest.signatures[DEFAULT_SIGNATURE]
-            parity = judge.check(run, source, signature, samples, work.precision, padding=padding)
+            parity += _check_function(work, folder, file, key)
         except CornetError as error:
-            reasons.append(str(error))
+            reasons.append(str(error) if key == DEFAULT_SIGNATURE else f"Signature {key}: {error}")
+    samples, _ = read_samples(work.source.path)
+    with judge.runner(work.source.path / ONNX_FILE) as source, judge.runner(folder / ONNX_FILE) as run:
         metrics: dict[str, float] = {}
         try:
             metrics, variant = _metrics(work.evidence, variant, source, run, batch_rows)
@@ -195,6 +225,17 @@ def _prove(work: _Work, variant: Variant, path: Path) -> Manifest:
         precision=str(work.precision),
         variant=variant,
     )
+
+
+def _check_function(work: _Work, folder: Path, file: str, key: str) -> tuple[ParityRecord, ...]:
+    """A file's answers to the stored rows of its function, for every signature that it is. Raises ParityError."""
+    manifest = work.source.manifest
+    samples, _ = read_samples(work.source.path, samples_file_of(file))
+    padding = manifest.processor is not None and manifest.processor.kind == "text"
+    with judge.runner(work.source.path / file) as source, judge.runner(folder / file) as run:
+        found = judge.check(run, source, manifest.signatures[key], samples, work.precision, padding=padding)
+    names = [name for name in manifest.signatures if manifest.onnx_file(name) == file]
+    return tuple(replace(record, signature=name) for name in names for record in found)
 
 
 def _metrics(

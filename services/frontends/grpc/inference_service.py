@@ -69,9 +69,8 @@ class InferenceService:
         with self._engine.acquire(model, version) as handle:
             servable = handle.servable
             call.version = servable.version
-            signature = servable.default_signature
             versions = [servable.version] if version is not None else self._engine.available_versions(model)
-            call.reply(oip_grpc.encode_model_metadata(servable.name, versions, servable.platform, signature))
+            call.reply(oip_grpc.encode_model_metadata(servable.name, versions, servable.platform, servable.signatures))
 
     def model_config(self, data: bytes, call: Call) -> None:
         model, version = model_configuration.decode_request(data)

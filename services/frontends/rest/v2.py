@@ -86,7 +86,10 @@ class _InferShortWay(ShortWay):
         form: oip_rest.PackedForm = seen.form
         inputs = {form.name: np.zeros(form.shape, form.dtype.numpy)}
         version = _version(call.parts)
-        return InferenceRequest(call.parts["model"], inputs, version=version, outputs=form.outputs), form.dtype
+        request = InferenceRequest(
+            call.parts["model"], inputs, version=version, signature=form.signature, outputs=form.outputs
+        )
+        return request, form.dtype
 
     def encode_run(
         self, identity: Identity, outputs: Arrays, form: oip_rest.PackedForm, rows: int, firsts: Sequence[int]
@@ -113,7 +116,7 @@ def _model_metadata(engine: Engine, request: Request) -> Response:
     with engine.acquire(model, version) as handle:
         servable = handle.servable
         versions = engine.available_versions(model) if version is None else [version]
-        body = oip_rest.encode_model_metadata(model, versions, servable.platform, servable.default_signature)
+        body = oip_rest.encode_model_metadata(model, versions, servable.platform, servable.signatures)
     return Response(body, content_type=JSON)
 
 

@@ -20,6 +20,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for family in toys():
         write_family(root / family / "1", family)
     testing.write_multi(root / "multi" / "1")
+    testing.write_signatures(root / "signatures" / "1")
     testing.write_lookup(root / "lookup" / "1")
     testing.write_not_batchable(root / "not_batchable" / "1")
     testing.write_string_join(root / "string_join" / "1")

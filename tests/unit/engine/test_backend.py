@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from services.errors import (
     InvalidArgument,
     SignatureNotFound,
 )
+from services.manifest import Manifest
 from services.tensors import DTYPES
 
 SIGNATURE = "serving_default"
@@ -160,3 +162,33 @@ def test_a_closed_backend_says_so(tmp_path):
 
 def test_there_is_at_least_one_cpu():
     assert available_cpus() >= 1
+
+
+def several(version: Path) -> dict[str, Path]:
+    manifest = Manifest.read(testing.write_signatures(version))
+    return {key: version / manifest.onnx_file(key) for key in manifest.signatures}
+
+
+@pytest.mark.parametrize("as_device", [False, True])
+def test_each_signature_runs_its_own_file(tmp_path, as_device):
+    backend = OnnxBackend(several(tmp_path / "1"), BackendOptions(as_device=as_device))
+    x, mask = np.array([[1, 3]], np.float32), np.array([[True, False]])
+    for _ in range(2):  # on a device the second run has its outputs placed
+        answers = {key: backend.run(key, {"x": x})["y"].tolist() for key in (SIGNATURE, "halved", "doubled")}
+        assert answers == {SIGNATURE: [[2.5, 3.5]], "halved": [[2.5, 3.5]], "doubled": [[2.0, 6.0]]}
+        assert backend.run("filled", {"values": x, "mask": mask})["rows"].tolist() == [[1.0, 9.0]]
+    backend.close()
+    with pytest.raises(FailedPrecondition, match="unloaded"):
+        backend.run("doubled", {"x": x})
+
+
+def test_signatures_of_one_file_share_a_session(tmp_path):
+    backend = OnnxBackend(several(tmp_path / "1"))
+    assert len({id(graph.session) for graph in backend._graphs.values()}) == 3
+
+
+def test_a_missing_file_of_a_further_signature_is_named(tmp_path):
+    files = several(tmp_path / "1")
+    files["doubled"].unlink()
+    with pytest.raises(DataLoss, match=r"model-doubled\.onnx"):
+        OnnxBackend(files)

@@ -65,8 +65,9 @@ class Intercepted:
 
 
 def intercept(backend: OnnxBackend, before: Callable[[Any, int], None], *, gpu: int | None = None) -> None:
-    session = Intercepted(backend._session, before)
-    backend._runner = DeviceRunner(session, backend.signatures[SIGNATURE], pool_of(backend), gpu)
+    graph = backend._graphs[SIGNATURE]
+    session = Intercepted(graph.session, before)
+    graph.runner = DeviceRunner(session, graph.signature, pool_of(backend), gpu)
 
 
 def test_the_answers_are_those_of_a_plain_run(tmp_path):
@@ -333,8 +334,9 @@ def test_a_model_that_convolves_on_a_gpu_has_a_session_for_each_size(tmp_path):
     backend = OnnxBackend(write_convolution(tmp_path / "1"))
     assert backend.convolves
     backend.specialise((1, 4, 16))
-    sessions = {id(runner._session) for runner in (*backend._runners.values(), backend._runner) if runner is not None}
-    assert (sorted(backend._runners), len(sessions)) == ([1, 4], 3)
+    graph = backend._graphs[SIGNATURE]
+    sessions = {id(runner._session) for runner in (*graph.runners.values(), graph.runner) if runner is not None}
+    assert (sorted(graph.runners), len(sessions)) == ([1, 4], 3)
     for rows in (1, 4, 16, 5, 4):
         answer = backend.run(SIGNATURE, {"x": np.full((rows, 1, 4, 4), 2, np.float32)})["y"]
         assert (answer.shape, set(answer.ravel())) == ((rows, 1, 2, 2), {18.0})

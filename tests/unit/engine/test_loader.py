@@ -177,7 +177,7 @@ def test_a_model_of_short_runs_gets_one_thread_unless_a_number_is_asked_for(
 ):
     clock, threads = testing.FakeClock(), []
 
-    def open_backend(path: Path, options: BackendOptions) -> testing.PuppetBackend:
+    def open_backend(path: Path, manifest: Manifest | None, options: BackendOptions) -> testing.PuppetBackend:
         threads.append(options.intra_op_threads)
         return testing.PuppetBackend(clock, seconds=seconds)
 
@@ -185,3 +185,23 @@ def test_a_model_of_short_runs_gets_one_thread_unless_a_number_is_asked_for(
     monkeypatch.setattr(loader, "perf_counter", clock)
     load(ModelConfig("m", tmp_path), 1, tmp_path, LoadOptions(BackendOptions(intra_op_threads=asked)))
     assert threads == opened
+
+
+def test_every_signature_of_a_manifest_is_loaded_and_warmed_up(tmp_path):
+    servable = open_version(testing.write_signatures(tmp_path / "1"))
+    assert list(servable.signatures) == ["serving_default", "halved", "doubled", "filled"]
+    assert all(servable._costs[key].estimate(2) < 0.05 for key in servable.signatures)
+
+
+def test_a_damaged_file_of_a_further_signature_is_found(tmp_path):
+    path = testing.write_signatures(tmp_path / "1")
+    file = path / "model-filled.onnx"
+    file.write_bytes(file.read_bytes().replace(b"rows", b"cows"))
+    with pytest.raises(DataLoss, match=r"model-filled\.onnx: expected SHA-256"):
+        open_version(path)
+
+
+def test_a_plain_version_has_one_signature_whatever_lies_beside_its_model(tmp_path):
+    path = testing.write_signatures(tmp_path / "1")
+    (path / "manifest.json").unlink()
+    assert list(open_version(path).signatures) == ["serving_default"]

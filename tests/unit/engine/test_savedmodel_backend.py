@@ -77,7 +77,7 @@ def test_a_plain_saved_model_is_loaded_like_any_version(version):
 def test_a_file_that_is_no_saved_model_is_data_loss(version, tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"rubbish")
     with pytest.raises(DataLoss, match="cannot be loaded") as error:
-        open_backend(tmp_path, BackendOptions())
+        open_backend(tmp_path, None, BackendOptions())
     assert str(tmp_path) not in str(error.value)
 
 

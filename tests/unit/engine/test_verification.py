@@ -14,7 +14,7 @@ from services.errors import ModelNotFound, NotFound
 from services.manifest import MANIFEST_FILE, SAMPLES_FILE, Manifest, ParityRecord, hash_files
 from services.models_cli import models_app
 from services.parity import write_samples
-from services.testing import write_half_plus_two, write_mlp
+from services.testing import write_half_plus_two, write_mlp, write_signatures
 
 
 def seal(directory: Path, manifest: Manifest | None = None) -> Manifest:
@@ -241,3 +241,39 @@ def test_verifying_what_is_corrupt_exits_with_one_and_names_it(command, version)
 def test_verdicts_come_as_json(command, version):
     (result,) = json.loads(command("verify", "--json", "--repository", version.parent.parent).output)
     assert (result["ok"], result["parity"][0]["format"]) == (True, "onnx")
+
+
+def make_several(repository: Path, *, filled: float = 9.0) -> Path:
+    """A version with several signatures, and rows stored for each of its functions."""
+    directory = write_signatures(repository / "several" / "1")
+    x, mask = np.array([[1, 3], [5, 7]], np.float32), np.array([[True, False], [True, True]])
+    write_samples(directory, {"x": x}, {"y": x / 2 + 2})
+    write_samples(directory, {"x": x}, {"y": 2 * x}, "assets/samples-doubled.npz")
+    rows = np.where(mask, x, np.float32(filled))
+    write_samples(directory, {"values": x, "mask": mask}, {"rows": rows}, "assets/samples-filled.npz")
+    seal(directory, Manifest.read(directory))
+    return directory
+
+
+def test_every_signature_is_run_again(tmp_path):
+    result = verify(make_several(tmp_path))
+    assert result.ok, result.problems
+    assert {(record.signature, record.output) for record in result.parity} == {
+        ("serving_default", "y"),
+        ("halved", "y"),
+        ("doubled", "y"),
+        ("filled", "rows"),
+    }
+
+
+def test_a_further_signature_that_answers_differently_is_found(tmp_path):
+    result = verify(make_several(tmp_path, filled=8.0))
+    assert not result.ok
+    assert "rows" in result.problems[0]
+
+
+def test_the_list_names_further_signatures(tmp_path):
+    directory = make_several(tmp_path)
+    assert list_versions(tmp_path)[0].signatures == ("serving_default", "halved", "doubled", "filled")
+    printed = CliRunner().invoke(models_app, ["--repository", str(directory.parent.parent)]).output
+    assert "halved, doubled, filled" in printed

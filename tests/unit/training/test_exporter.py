@@ -1,19 +1,22 @@
 """An export is published with proof, or not at all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from services.engine.backend import OnnxBackend
+from services.engine.verification import verify
 from services.errors import FailedPrecondition, InvalidArgument, ParityError
 from services.manifest import Manifest, ProcessorSpec, Provenance, verify_files
 from services.parity import read_samples
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
+from training import gate
 from training.environment import import_keras
 from training.exporter import LEAST_SAMPLES, MOST_SAMPLES, STAGES, Exported, export
-from training.pipeline import ServingModel
+from training.pipeline import Endpoint, ServingModel
 
 import_keras(0, deterministic=False)
 
@@ -299,8 +302,6 @@ def test_an_answer_that_depends_on_neighbouring_rows_is_refused(tmp_path):
 
 
 def test_a_format_that_answers_differently_publishes_nothing_and_says_by_how_much(tmp_path, monkeypatch):
-    from training import gate
-
     serving, samples = dense()
     other, _ = dense()
     another_model = gate.keras_runner(other)
@@ -377,3 +378,77 @@ def test_tracing_leaves_the_layers_as_they_were(published):
 def test_the_manifest_is_plain_json(published):
     text = (published("several")[0].path / "manifest.json").read_text()
     assert json.loads(text)["signatures"]["serving_default"]["inputs"][0]["name"] == "right"
+
+
+def several() -> tuple[ServingModel, dict]:
+    """A model whose hidden layer is a signature of its own, under two names, and one with inputs of its own."""
+    serving, samples = dense()
+    hidden = keras.Model({"features": serving.model.inputs[0]}, {"hidden": serving.model.layers[1].output})
+    values, mask = keras.Input((4,), name="values"), keras.Input((4,), dtype="bool", name="mask")
+    known = layers.Multiply()([values, layers.Lambda(lambda flags: keras.ops.cast(flags, "float32"))(mask)])
+    fill = serving_of(keras.Model({"values": values, "mask": mask}, {"rows": layers.Dense(3)(known)}))
+
+    def rows(held_out: dict) -> dict:
+        return {"values": held_out["features"], "mask": held_out["features"] > 0}
+
+    encode = Endpoint(hidden, serving_of(hidden).signature)
+    further = {
+        "encode": encode,
+        "embed": Endpoint(encode.model, encode.signature),
+        "predict": Endpoint(serving.model, serving.signature),
+        "fill": Endpoint(fill.model, fill.signature, rows),
+    }
+    return replace(serving, further=further), samples
+
+
+@pytest.fixture(scope="module")
+def with_several(tmp_path_factory) -> Exported:
+    return publish(*several(), tmp_path_factory.mktemp("several"))
+
+
+def test_every_signature_is_written_once_and_proven_in_both_formats(with_several):
+    manifest = with_several.manifest
+    assert sorted(path.name for path in with_several.path.glob("*.onnx")) == [
+        "model-encode.onnx",
+        "model-fill.onnx",
+        "model.onnx",
+    ]
+    assert manifest.onnx_files == {
+        "encode": "model-encode.onnx",
+        "embed": "model-encode.onnx",
+        "fill": "model-fill.onnx",
+    }
+    assert {(record.signature, record.format) for record in manifest.parity} == {
+        (signature, format_) for signature in manifest.signatures for format_ in ("saved_model", "onnx")
+    }
+    assert verify(with_several.path, saved_model=True).ok
+
+
+def test_further_signatures_are_proven_on_rows_of_their_own_inputs(with_several):
+    inputs, answers = read_samples(with_several.path, "assets/samples-fill.npz")
+    assert (set(inputs), set(answers)) == ({"values", "mask"}, {"rows"})
+    assert inputs["mask"].any()
+    assert not inputs["mask"].all()
+
+
+def test_a_further_signature_that_differs_is_named_and_nothing_is_published(tmp_path, monkeypatch):
+    serving, samples = several()
+    real = gate.keras_runner
+
+    def wrong(endpoint: Endpoint):
+        run = real(endpoint)
+        if endpoint is not serving.further["fill"]:
+            return run
+        return lambda inputs: {name: answer + 1 for name, answer in run(inputs).items()}
+
+    monkeypatch.setattr(gate, "keras_runner", wrong)
+    with pytest.raises(ParityError, match="Signature fill: saved_model answers rows differently"):
+        publish(serving, samples, tmp_path)
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["serving_default", "a-b", "", "7th"])
+def test_a_further_signature_needs_a_name_that_all_clients_take(tmp_path, name):
+    serving, samples = dense()
+    with pytest.raises(InvalidArgument, match="signature"):
+        publish(replace(serving, further={name: Endpoint(serving.model, serving.signature)}), samples, tmp_path)

@@ -502,3 +502,52 @@ def test_convert_refuses(app: typer.Typer, source: Exported, change: str, error:
 def test_a_precision_is_made_once_and_fp32_is_none_of_them():
     wanted = (Precision.INT8, Precision.FP32, Precision.INT8)
     assert replace(VariantOptions(), precisions=wanted).wanted == (Precision.INT8,)
+
+
+@pytest.fixture
+def two_functions(tmp_path: Path) -> Exported:
+    """The convolution, the dense model as a signature `score`, and another name for it."""
+    first = publish(tmp_path, convolution(), pictures())
+    second = publish(tmp_path, dense(), dense_rows(), "score")
+    (first.path / "model-score.onnx").write_bytes((second.path / "model.onnx").read_bytes())
+    backend = OnnxBackend(second.path / "model.onnx")
+    rows = dense_rows()
+    write_samples(first.path, rows, backend.run("serving_default", rows), "assets/samples-score.npz")
+    signatures = {
+        **first.manifest.signatures,
+        **dict.fromkeys(("score", "rate"), backend.signatures["serving_default"]),
+    }
+    manifest = replace(
+        first.manifest,
+        signatures=signatures,
+        onnx_files=dict.fromkeys(("score", "rate"), "model-score.onnx"),
+        files=hash_files(first.path),
+    )
+    manifest.write(first.path)
+    return Exported(3, first.path, manifest)
+
+
+def test_every_signature_of_a_version_is_converted_and_judged(two_functions: Exported):
+    (outcome,) = make(two_functions, options(Precision.FP16))
+    assert outcome.exported is not None, outcome.refusal
+    manifest = outcome.exported.manifest
+    assert {(record.signature, record.output) for record in manifest.parity} == {
+        ("serving_default", "probabilities"),
+        ("score", "prediction"),
+        ("rate", "prediction"),
+    }
+    assert outcome.variant is not None
+    assert outcome.variant.converted == {"Conv": 1, "MatMul": 3}
+    assert outcome.variant.source_bytes == sum(file.stat().st_size for file in two_functions.path.glob("*.onnx"))
+    types = types_of(onnx.load(outcome.exported.path / "model-score.onnx"))
+    assert types["h1"] == TensorProto.FLOAT16
+    assert verify(outcome.exported.path).ok
+
+
+def test_calibration_rows_that_a_signature_lacks_are_asked_for(two_functions: Exported):
+    evidence = Evidence(pictures(20), "training rows of toys")
+    (outcome,) = make(two_functions, options(Precision.INT8, quantization=Quantization.STATIC), evidence)
+    assert outcome.exported is None
+    assert "Signature score: expected calibration rows of features" in outcome.refusal
+    (outcome,) = make(two_functions, options(Precision.INT8), evidence)  # the dense model's ranges are taken as it runs
+    assert outcome.exported is not None, outcome.refusal

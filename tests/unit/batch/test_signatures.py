@@ -1,0 +1,43 @@
+"""Jobs that run another signature of a model than serving_default."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.batch import OutputDiffers, Summary
+from services.errors import SignatureNotFound
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "in.jsonl"
+    path.write_text(
+        '{"x": [1, 3], "values": [1, 3], "mask": [true, false]}\n{"x": [5, 7], "values": [5, 7], "mask": [true, true]}\n',
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_a_signature_is_chosen_by_name(job: Callable[..., Summary], rows: Callable[[], Any], table: Path) -> None:
+    job("signatures", table, signature="doubled")
+    assert [row["y"] for row in rows()] == [[2.0, 6.0], [10.0, 14.0]]
+
+
+def test_inputs_of_its_own_are_columns_of_their_names(
+    job: Callable[..., Summary], rows: Callable[[], Any], table: Path
+) -> None:
+    job("signatures", table, signature="filled")
+    assert [row["rows"] for row in rows()] == [[1.0, 9.0], [5.0, 7.0]]
+
+
+def test_another_signature_is_another_job(job: Callable[..., Summary], table: Path) -> None:
+    job("signatures", table)
+    with pytest.raises(OutputDiffers, match="doubled"):
+        job("signatures", table, signature="doubled")
+
+
+def test_an_unknown_signature_names_those_that_there_are(job: Callable[..., Summary], table: Path) -> None:
+    with pytest.raises(SignatureNotFound, match="serving_default, halved, doubled, filled"):
+        job("signatures", table, signature="none")
