@@ -144,7 +144,7 @@ class PackedForm:
     id: str
     binary: Mapping[str, bool]
     binary_default: bool
-    signature: str
+    signature: str = DEFAULT_SIGNATURE
 
 
 def packed_json(body: bytes) -> tuple[PackedForm, list[int | float]] | None:

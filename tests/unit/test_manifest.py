@@ -108,7 +108,7 @@ def test_what_is_no_json_object_is_refused(tmp_path, text):
 @pytest.mark.parametrize(
     ("members", "place"),
     [
-        ({"schema_version": 99}, "schema_version: expected 1. Received: 99"),
+        ({"schema_version": 99}, "schema_version: expected 1 or 2. Received: 99"),
         ({"schema_version": True}, "schema_version"),
         ({"name": 3}, "manifest.name"),
         ({"signatures": {}}, "at least one signature"),

@@ -212,7 +212,7 @@ def test_model_metadata_describes_the_signature() -> None:
         (TensorSpec("x", BY_NAME["float32"], (-1, 3)),),
         (TensorSpec("y", BY_NAME["string"], None), TensorSpec("z", BY_NAME["bool"], ())),
     )
-    data = oip_grpc.encode_model_metadata("m", [1, 3], "onnxruntime_onnx", signature)
+    data = oip_grpc.encode_model_metadata("m", [1, 3], "onnxruntime_onnx", {"serving_default": signature})
     message = ModelMetadataResponse.FromString(data)
     assert (message.name, list(message.versions), message.platform) == ("m", ["1", "3"], "onnxruntime_onnx")
     assert [(t.name, t.datatype, list(t.shape)) for t in message.inputs] == [("x", "FP32", [-1, 3])]

@@ -319,7 +319,9 @@ def test_what_json_cannot_carry_is_refused_but_goes_in_binary(array, words):
 
 def test_metadata_tells_unknown_rank_as_one_variable_axis():
     signature = Signature((TensorSpec("x", BY_NAME["int64"], None),), (TensorSpec("y", BY_NAME["string"], (-1, 2)),))
-    assert json.loads(oip_rest.encode_model_metadata("m", [1, 3], "onnxruntime_onnx", signature)) == {
+    assert json.loads(
+        oip_rest.encode_model_metadata("m", [1, 3], "onnxruntime_onnx", {"serving_default": signature})
+    ) == {
         "name": "m",
         "versions": ["1", "3"],
         "platform": "onnxruntime_onnx",
