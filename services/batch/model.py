@@ -49,9 +49,9 @@ def resolve(repository: Path, target: str, signature: str = DEFAULT_SIGNATURE) -
     if not (path / ONNX_FILE).is_file():
         raise FailedPrecondition(f"{name}/{version}: expected a {ONNX_FILE}. Received: a version without one.")
     manifest = read_card(path).manifest
-    known = (DEFAULT_SIGNATURE,) if manifest is None else tuple(manifest.signatures)
-    if signature not in known:
-        raise SignatureNotFound(signature, known)
+    signatures = (DEFAULT_SIGNATURE,) if manifest is None else tuple(manifest.signatures)
+    if signature not in signatures:
+        raise SignatureNotFound(signature, signatures)
     file = ONNX_FILE if manifest is None else manifest.onnx_file(signature)
     return ModelRef(name, version, path, _verified(path, manifest, file), signature, file)
 
