@@ -128,11 +128,6 @@ class EpochProgress(keras.callbacks.Callback):  # type: ignore[misc]  # keras sh
         self._progress.update(self._task, completed=epoch + 1, losses=losses)
 
 
-def smaller_steps(patience: int) -> keras.callbacks.Callback:
-    """Lets the step size fall once the validation loss stays: three times before `patience` epochs have passed."""
-    return keras.callbacks.ReduceLROnPlateau(factor=0.3, patience=max(1, patience // 3), min_lr=1e-6)
-
-
 def _state(model: keras.Model) -> list[Any]:
     """Every variable that the next epoch depends on: weights, random seeds, optimizer."""
     own = {id(variable) for variable in model.optimizer.variables}

@@ -50,7 +50,7 @@ class CommonOptions:
     batch_size: Annotated[int, Bounds(1)] = 32
     """Rows per gradient step."""
     learning_rate: Annotated[float, Bounds(0, open_low=True)] = 1e-3
-    """Adam's step size."""
+    """Step size of gradient descent."""
     patience: Annotated[int, Bounds(1)] = 10
     """Epochs without a better validation loss before training stops; the best weights are kept."""
     test_share: Annotated[float, Bounds(0, 0.9, open_low=True)] = 0.2
@@ -187,6 +187,10 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
     def build(self, train: Examples, processor: Processor, options: OptionsT) -> "keras.Model":
         """A compiled model that takes `Examples.inputs`; layers that learn statistics adapt to `train`."""
 
+    def to_learn(self, part: Examples, train: Examples, options: OptionsT) -> Examples:
+        """What `fit` shows the model of a part: the examples, unless the family learns other targets than it answers."""
+        return part
+
     def fit(
         self,
         model: "keras.Model",
@@ -197,6 +201,7 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
         initial_epoch: int = 0,
     ) -> None:
         """Train in place, from `initial_epoch` on when a run is resumed; overridden where no gradient descent fits."""
+        train, validation = (self.to_learn(part, train, options) for part in (train, validation))
         model.fit(
             train.inputs,
             train.targets,
@@ -205,13 +210,9 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
             epochs=options.epochs,
             initial_epoch=initial_epoch,
             batch_size=options.batch_size,
-            callbacks=[*callbacks, *self.schedule(options)],
+            callbacks=list(callbacks),
             verbose=0,
         )
-
-    def schedule(self, options: OptionsT) -> list[Any]:
-        """Keras callbacks of the family's own, such as a falling step size; none by default."""
-        return []
 
     @abstractmethod
     def serving_model(

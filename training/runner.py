@@ -11,6 +11,7 @@ from rich.console import Console
 
 from training import options as option_values
 from training.environment import import_keras, plain_options, provenance
+from training.optimization import schedule_callbacks
 from training.pipeline import Arrays, Baseline, CommonOptions, Examples, Pipeline, ServingModel, Source
 from training.precision.options import VariantOptions
 from training.precision.table import print_variants
@@ -164,9 +165,11 @@ def _fit(
     tensorboard = keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)
     start = options.epochs if checkpoint.exhausted else first
     progress = EpochProgress(console, options.epochs, first)
+    moving = schedule_callbacks(options, len(training), checkpoint.history)
+    callbacks = [checkpoint, tensorboard, progress, *moving]
     try:
         with progress:
-            job.pipeline.fit(model, training, validation, options, [checkpoint, tensorboard, progress], start)
+            job.pipeline.fit(model, training, validation, options, callbacks, start)
     except KeyboardInterrupt:
         raise Interrupted(run, len(checkpoint.history)) from None
     if checkpoint.history:

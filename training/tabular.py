@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -11,17 +11,15 @@ from services.processing import Processor
 from services.processing.tabular import Column, TabularProcessor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.datasets.tables import Table
+from training.optimization import GradientOptions, ScheduleName
 from training.options import Bounds
-from training.pipeline import CommonOptions, Examples, Pipeline
-
-if TYPE_CHECKING:
-    import keras
+from training.pipeline import Examples, Pipeline
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "swish", "elu", "selu", "softplus", "mish"]
 
 
 @dataclass(frozen=True)
-class TabularOptions(CommonOptions):
+class TabularOptions(GradientOptions):
     """Options of the families that learn from rows of a table."""
 
     activation: Activation = "relu"
@@ -30,10 +28,8 @@ class TabularOptions(CommonOptions):
     """Share of activations dropped after each hidden layer while training."""
     batch_norm: bool = False
     """Batch normalisation after each hidden layer."""
-    weight_decay: Annotated[float, Bounds(0)] = 0.0
-    """Share of each weight taken off per step, times the learning rate (AdamW)."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Learning rate over the epochs: constant, or falling to 0 along a cosine."""
+    schedule: ScheduleName = "cosine"
+    """Learning rate over the epochs: constant, falling to 0 along a cosine, falling in steps, or when validation stays."""
     categorical: tuple[str, ...] = ()
     """Columns to read as categories even where every cell is a number."""
     drop: tuple[str, ...] = ()
@@ -114,19 +110,6 @@ def dense_stack(x: Any, units: Sequence[int], options: TabularOptions) -> Any:
         if options.dropout:
             x = keras.layers.Dropout(options.dropout)(x)
     return x
-
-
-def optimizer(options: TabularOptions, rows: int) -> "keras.optimizers.Optimizer":
-    """Adam by the options; `rows` of training data make the length of an epoch."""
-    import keras
-
-    rate: Any = options.learning_rate
-    if options.schedule == "cosine":
-        steps = -(-rows // options.batch_size) * options.epochs
-        rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)
-    if options.weight_decay:
-        return keras.optimizers.AdamW(rate, weight_decay=options.weight_decay)
-    return keras.optimizers.Adam(rate)
 
 
 def baseline_features(columns: Sequence[Column]) -> Any:

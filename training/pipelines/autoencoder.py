@@ -1,6 +1,5 @@
 """Whether a row of a table is out of the ordinary: an autoencoder that has seen normal rows alone."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -11,6 +10,7 @@ from services.processing import Processor
 from services.tensors import BY_NAME, DYNAMIC, TensorSpec
 from training.datasets.tables import Table, bundled, load_table
 from training.evaluation import new_figure
+from training.optimization import optimizer
 from training.options import Bounds
 from training.pipeline import Arrays, Baseline, Examples, Loaded, Plot, ServingModel, Source, Split
 from training.splits import cut, random_split, stratified_split
@@ -20,7 +20,6 @@ from training.tabular import (
     baseline_features,
     columns_of,
     dense_stack,
-    optimizer,
     signature,
     tabular,
 )
@@ -114,19 +113,8 @@ class Autoencoder(TabularPipeline[AutoencoderOptions]):
         model.compile(optimizer(options, len(train)), _score_itself)
         return model
 
-    def fit(
-        self,
-        model: "keras.Model",
-        train: Examples,
-        validation: Examples,
-        options: AutoencoderOptions,
-        callbacks: Sequence[Any],
-        initial_epoch: int = 0,
-    ) -> None:
-        train, validation = (
-            replace(part, targets=np.zeros((len(part), 1), np.float32)) for part in (train, validation)
-        )
-        super().fit(model, train, validation, options, callbacks, initial_epoch)
+    def to_learn(self, part: Examples, train: Examples, options: AutoencoderOptions) -> Examples:
+        return replace(part, targets=np.zeros((len(part), 1), np.float32))
 
     def serving_model(
         self,

@@ -9,6 +9,7 @@ from services.processing import Processor
 from services.tensors import BY_NAME, DYNAMIC, TensorSpec
 from training.datasets.tables import Table, bundled, load_table
 from training.evaluation import classification_metrics, classifier_baseline, confusion_plot
+from training.optimization import optimizer
 from training.pipeline import Arrays, Baseline, Examples, Loaded, Plot, ServingModel, Source, Split
 from training.splits import cut, stratified_split
 from training.tabular import (
@@ -18,7 +19,6 @@ from training.tabular import (
     baseline_features,
     columns_of,
     dense_stack,
-    optimizer,
     signature,
     tabular,
 )

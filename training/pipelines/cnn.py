@@ -13,11 +13,11 @@ from services.processing.image import ImageProcessor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.datasets.images import Images, digits, image_shape, load_images
 from training.evaluation import classification_metrics, classifier_baseline, confusion_plot, new_figure
+from training.optimization import GradientOptions, ScheduleName, optimizer
 from training.options import Bounds
 from training.pipeline import (
     Arrays,
     Baseline,
-    CommonOptions,
     Examples,
     Loaded,
     Pipeline,
@@ -38,9 +38,11 @@ _MISTAKES_SHOWN = 15
 
 
 @dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(GradientOptions):
     """Options of the image classifier."""
 
+    schedule: ScheduleName = "plateau"
+    """Learning rate over the epochs: constant, falling to 0 along a cosine, falling in steps, or when validation stays."""
     filters: Annotated[tuple[int, ...], Bounds(1)] = (16, 32)
     """Convolution filters of each block."""
     blocks: Annotated[int | None, Bounds(1)] = None
@@ -74,6 +76,7 @@ class Options(CommonOptions):
         return (*self.filters[:count], *more)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.filters:
             raise InvalidArgument("Option filters: expected one number at least. Received: none.")
 
@@ -126,16 +129,11 @@ class Cnn(Pipeline[Images, Options]):
         network = keras.Sequential(_layers(len(train.labels), options), name="network")
         model = keras.Model({"image": image}, network(pixels), name=self.family)
         model.compile(
-            optimizer=keras.optimizers.Adam(options.learning_rate),
+            optimizer=optimizer(options, len(train)),
             loss=keras.losses.SparseCategoricalCrossentropy(),
             metrics=["accuracy"],
         )
         return model
-
-    def schedule(self, options: Options) -> list[Any]:
-        from training.callbacks import smaller_steps
-
-        return [smaller_steps(options.patience)]
 
     def serving_model(
         self, model: "keras.Model", train: Examples, validation: Examples, processor: Processor, options: Options

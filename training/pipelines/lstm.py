@@ -11,11 +11,11 @@ from services.processing.series import SeriesProcessor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.datasets.series import Series, load_series, sunspots, windows
 from training.evaluation import new_figure, regression_metrics, rmse
+from training.optimization import GradientOptions, ScheduleName, optimizer
 from training.options import Bounds
 from training.pipeline import (
     Arrays,
     Baseline,
-    CommonOptions,
     Examples,
     Loaded,
     Pipeline,
@@ -34,9 +34,11 @@ _STEPS_SHOWN = 400
 
 
 @dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(GradientOptions):
     """Options of the forecaster."""
 
+    schedule: ScheduleName = "plateau"
+    """Learning rate over the epochs: constant, falling to 0 along a cosine, falling in steps, or when validation stays."""
     cell: Literal["lstm", "gru", "simple_rnn"] = "lstm"
     """Recurrent cell."""
     window: Annotated[int, Bounds(1)] = 28
@@ -63,6 +65,7 @@ class Options(CommonOptions):
     """What to do where rows are missing: no window reaches over the gap, rows count as equally spaced, or refuse."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.season > self.window:
             raise InvalidArgument(
                 f"Expected a season within the window of {self.window} rows. Received: season={self.season}."
@@ -146,13 +149,8 @@ class Lstm(Pipeline[Series, Options]):
         column_mean, column_scale = float(mean[examples.column]), float(scale[examples.column])
         forecast = layers.Rescaling(column_scale, offset=column_mean, name="forecast")(forecast)
         model = keras.Model({"window": window}, forecast, name=self.family)
-        model.compile(optimizer=keras.optimizers.Adam(options.learning_rate), loss=_scaled_error(column_scale))
+        model.compile(optimizer=optimizer(options, len(train)), loss=_scaled_error(column_scale))
         return model
-
-    def schedule(self, options: Options) -> list[Any]:
-        from training.callbacks import smaller_steps
-
-        return [smaller_steps(options.patience)]
 
     def serving_model(
         self, model: "keras.Model", train: Examples, validation: Examples, processor: Processor, options: Options

@@ -1,8 +1,7 @@
 """A number from a row of a table: dense layers with a linear output."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from services.processing import Processor
 from services.tensors import BY_NAME, DYNAMIC, TensorSpec
 from training.datasets.tables import Table, bundled, load_table
 from training.evaluation import new_figure, regression_metrics
+from training.optimization import optimizer
 from training.options import Bounds
 from training.pipeline import Arrays, Baseline, Examples, Loaded, Plot, ServingModel, Source, Split
 from training.splits import cut, random_split
@@ -19,7 +19,6 @@ from training.tabular import (
     baseline_features,
     columns_of,
     dense_stack,
-    optimizer,
     signature,
     tabular,
 )
@@ -76,18 +75,9 @@ class Regressor(TabularPipeline[RegressorOptions]):
         model.compile(optimizer(options, len(train)), options.loss)
         return model
 
-    def fit(
-        self,
-        model: "keras.Model",
-        train: Examples,
-        validation: Examples,
-        options: RegressorOptions,
-        callbacks: Sequence[Any],
-        initial_epoch: int = 0,
-    ) -> None:
+    def to_learn(self, part: Examples, train: Examples, options: RegressorOptions) -> Examples:
         mean, spread = _scale(train)
-        train, validation = (replace(part, targets=(part.targets - mean) / spread) for part in (train, validation))
-        super().fit(model, train, validation, options, callbacks, initial_epoch)
+        return replace(part, targets=(part.targets - mean) / spread)
 
     def serving_model(
         self,

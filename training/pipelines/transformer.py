@@ -12,11 +12,11 @@ from services.processing.text import PADDING_ID, UNKNOWN_ID, TextProcessor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.datasets.text import Texts, docstrings, load_texts
 from training.evaluation import classification_metrics, classifier_baseline, confidence_plot, confusion_plot
+from training.optimization import GradientOptions, optimizer
 from training.options import Bounds
 from training.pipeline import (
     Arrays,
     Baseline,
-    CommonOptions,
     Examples,
     Loaded,
     Pipeline,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(GradientOptions):
     """Options of the text classifier."""
 
     patience: Annotated[int, Bounds(1)] = 6
@@ -63,6 +63,7 @@ class Options(CommonOptions):
     """Encoding of the data file."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.width % self.heads:
             raise InvalidArgument(f"Expected heads to divide width. Received: heads={self.heads}, width={self.width}.")
 
@@ -118,7 +119,7 @@ class Transformer(Pipeline[Texts, Options]):
         probabilities = layers.Dense(len(train.labels), activation="softmax")(state)
         model = keras.Model({"tokens": tokens}, probabilities, name=self.family)
         model.compile(
-            optimizer=keras.optimizers.Adam(options.learning_rate),
+            optimizer=optimizer(options, len(train)),
             loss=keras.losses.SparseCategoricalCrossentropy(),
             metrics=["accuracy"],
         )

@@ -36,7 +36,7 @@ _SHOWN = 6
 
 @dataclass(frozen=True)
 class Options(CommonOptions):
-    """Options of the feature extractor; those of gradient descent have no effect."""
+    """Options of the feature extractor; those of training have no effect."""
 
     weights: str = "imagenet"
     """imagenet (downloaded by Keras), the path of a .weights.h5, .h5 or .keras file, or random (features without meaning)."""
