@@ -8,6 +8,7 @@ from services.engine.request import InferenceResponse
 from services.engine.scheduling import Identity
 from services.engine.tickets import Ticket
 from services.errors import CornetError
+from services.telemetry.histogram import Histogram
 
 _MICROSECONDS = 1e6
 
@@ -52,9 +53,8 @@ class Batch:
         """Have `error` for every answer, in place of a run."""
         self.results = [error] * len(self.pieces)
 
-    def deliver(self) -> list[float]:
-        """Finish the requests whose answers are complete. Returns the seconds that each of those answered had waited."""
-        waits = []
+    def deliver(self, waits: Histogram) -> None:
+        """Finish the requests whose answers are complete. `waits` observes the seconds that each of those had waited."""
         for piece, result in zip(self.pieces, self.results, strict=True):
             ticket: Ticket = piece.owner
             if isinstance(result, CornetError):
@@ -63,7 +63,7 @@ class Batch:
             outputs = ticket.collect(piece, result)
             if outputs is not None:
                 waited_s = self.dispatched - ticket.enqueued
-                waits.append(waited_s)
+                waits.observe(waited_s)
                 identity = self.identity
                 ticket.finish(
                     InferenceResponse(
@@ -76,4 +76,3 @@ class Batch:
                         self.rows,
                     )
                 )
-        return waits

@@ -68,7 +68,7 @@ class Batcher:
         self._delay_s = options.max_queue_delay_us / _MICROSECONDS
         self._scheduler = scheduling.scheduler
         self._executor = scheduling.executor
-        self._clock = scheduling.clock
+        self.clock = scheduling.clock
         self._inline_s = scheduling.inline_s
         self._costs = costs
         self.metrics = metrics
@@ -95,18 +95,18 @@ class Batcher:
         there is at least one. Raises QueueFull, ShuttingDown or DeadlineExceeded, and then nothing was queued.
         """
         ticket = Ticket(inputs, rows, deadline, done)
+        ticket.enqueued = self.clock()
         self.put(ticket, key, outputs)
         return ticket
 
     def put(self, ticket: Ticket, key: Hashable, outputs: tuple[str, ...], lane: Lane | None = None) -> None:
-        """Queue a ticket; see `enqueue`. `lane` is the one it comes by."""
+        """Queue a ticket, `enqueued` just before; see `enqueue`. `lane` is the one it comes by."""
         rows = ticket.rows
         queued_rows = self.queued_rows + rows
         if queued_rows > self._max_queue_rows or self._closed:
             self._refuse(rows)
-        ticket.enqueued = now = self._clock()
         deadline = ticket.deadline
-        if deadline is not None and deadline <= now:
+        if deadline is not None and deadline <= ticket.enqueued:
             self.metrics.expired += 1
             raise DeadlineExceeded("The deadline had passed when the request arrived.")
         group = self._groups.get(key)
@@ -187,7 +187,7 @@ class Batcher:
             self._timer = None
         if not self._groups or self._running >= self._options.concurrent_batches:
             return
-        now = self._clock()
+        now = self.clock()
         group = self._due_group(now)
         if group is None:
             return
@@ -295,9 +295,9 @@ class Batcher:
             self._land(batch)
 
     def _compute(self, batch: Batch) -> None:
-        began = self._clock()
+        began = self.clock()
         batch.compute(self._run)
-        batch.seconds = self._clock() - began
+        batch.seconds = self.clock() - began
 
     def _compute_in_thread(self, batch: Batch) -> None:
         self._compute(batch)
@@ -318,4 +318,4 @@ class Batcher:
         runs.kept += (batch.rows, batch.padded_rows, batch.seconds)
         if len(runs.kept) >= runs.FULL:
             runs.settle()
-        metrics.queue_seconds.extend(batch.deliver())
+        batch.deliver(metrics.queue_seconds)

@@ -1,17 +1,21 @@
 """The short way through a batcher, for requests of one form that is known and checked: what differs is their bytes alone.
 
     lane = engine.lane(request, receiver)                # once per form; None where there is no short way for it
-    pending = lane.submit(values, taker, deadline)       # per request: the bytes of its one input
+    pending = lane.submit(values, taker, deadline, at)   # per request: the bytes of its one input, and when it arrived
     ...                                                  # receiver.take(run, takers, ...) answers a whole run's requests
 
 A request by a lane makes no array, no response and no closure of its own: the rows of a run are put together from the bytes,
 and the receiver writes the answers of all of them out of the run's arrays. Small models owe most of their speed to that.
 Queueing, bounds, deadlines, cancelling and shutdown are the batcher's own; a run that fails, or that other requests share,
 goes its general way.
+
+Requests that arrived together, as those of one read of a socket, enter the queue together too, with the first of them: the
+clock is read once, and they are counted by one addition. What a later one of them waits for its turn is thus time in the
+queue, though it is not decoded yet.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -21,11 +25,16 @@ from services.engine.request import InferenceResponse, Outcome
 from services.engine.scheduling import Identity, Pending
 from services.engine.tickets import Ticket
 from services.errors import CornetError
+from services.telemetry.histogram import Histogram
 
 if TYPE_CHECKING:
     from services.engine.batching import Batcher
 
+NAN = float("nan")
 _MICROSECONDS = 1e6
+
+Times: TypeAlias = tuple[list[float], list[float]]
+"""When requests arrived, and the seconds that they then waited for the run; one of each where all arrived together."""
 
 
 class Validity:
@@ -52,10 +61,14 @@ class Receiver(Protocol):
 
 
 class LaneTicket(Ticket):
-    """A request in a lane: the bytes of its one input. Its taker is `done`; it is never cut, and has no `parts`."""
+    """A request in a lane: the bytes of its one input. Its taker is `done`; it is never cut, and has no `parts`.
 
-    __slots__ = ("lane", "values")
+    `arrived` is on the clock of who submitted it.
+    """
 
+    __slots__ = ("arrived", "lane", "values")
+
+    arrived: float
     lane: "Lane"
     values: bytes | memoryview
 
@@ -79,8 +92,10 @@ class Lane:
     """
 
     __slots__ = (
+        "_arrived",
         "_batcher",
         "_dtype",
+        "_enqueued",
         "_key",
         "_row_bytes",
         "_tail",
@@ -117,13 +132,24 @@ class Lane:
         self.receiver = receiver
         self.validity = validity
         self.memo: Any = None
+        self._arrived = self._enqueued = NAN
 
-    def submit(self, values: bytes | memoryview, taker: Any, deadline: float | None = None) -> Pending:
-        """Queue a request. Raises QueueFull, ShuttingDown or DeadlineExceeded, and then nothing was queued."""
+    def submit(
+        self, values: bytes | memoryview, taker: Any, deadline: float | None = None, arrived: float = NAN
+    ) -> Pending:
+        """Queue a request. Those with one after the other the same `arrived` arrived together; NAN is never the same.
+
+        Raises QueueFull, ShuttingDown or DeadlineExceeded, and then nothing was queued.
+        """
+        if arrived != self._arrived:
+            self._arrived = arrived
+            self._enqueued = self._batcher.clock()
         ticket = LaneTicket()
         ticket.lane = self
         ticket.values = values
         ticket.done = taker
+        ticket.arrived = arrived
+        ticket.enqueued = self._enqueued
         ticket.deadline = deadline
         ticket.rows = self.rows
         ticket.taken = 0
@@ -149,7 +175,7 @@ class PackedRun(Batch):
     `outputs` are the arrays of the whole run, padding included, where it succeeded.
     """
 
-    __slots__ = ("lane", "outputs", "tickets", "waits")
+    __slots__ = ("_timed", "_times", "lane", "outputs", "tickets")
 
     def __init__(
         self,
@@ -164,7 +190,8 @@ class PackedRun(Batch):
         self.tickets = tickets
         self.lane = lane
         self.outputs: Arrays | None = None
-        self.waits: list[float] = []
+        self._timed: Sequence[LaneTicket] = ()
+        self._times: Times = ([], [])
         super().__init__(identity, wanted, (), rows, padded_rows, dispatched)
 
     def count_elements(self) -> int:
@@ -188,23 +215,31 @@ class PackedRun(Batch):
         self._split()
         super().fail(error)
 
-    def deliver(self) -> list[float]:
+    def deliver(self, waits: Histogram) -> None:
         if self.outputs is None:
-            return super().deliver()
-        self.waits = self.waits_of(self.tickets)
+            super().deliver(waits)
+            return
         if self.lane is not None:
+            self.observe_waits(waits, self.tickets)
             self._hand_out(self.lane, self.tickets, range(0, self.rows, self.lane.rows))
         else:
             for lane, (tickets, firsts) in self._by_lane().items():
+                self.observe_waits(waits, tickets)
                 self._hand_out(lane, tickets, firsts)
-        return self.waits
 
-    def waits_of(self, tickets: Sequence[LaneTicket]) -> list[float]:
-        """The seconds that requests waited for the run; `waits` has those of all."""
-        if len(tickets) == len(self.waits):
-            return self.waits
-        dispatched = self.dispatched
-        return [dispatched - ticket.enqueued for ticket in tickets]
+    def times_of(self, tickets: Sequence[LaneTicket]) -> Times:
+        """Of requests of one lane; asked twice of the same ones, mostly."""
+        if tickets is not self._timed:
+            self._timed = tickets
+            first, dispatched = tickets[0], self.dispatched
+            if first.arrived == tickets[-1].arrived:  # and so did those between: together they were queued
+                self._times = [first.arrived], [dispatched - first.enqueued]
+            else:
+                self._times = (
+                    [ticket.arrived for ticket in tickets],
+                    [dispatched - ticket.enqueued for ticket in tickets],
+                )
+        return self._times
 
     def response(self, ticket: LaneTicket, first: int) -> InferenceResponse:
         """What the general way would answer the request, whose rows begin at `first`."""
@@ -218,6 +253,13 @@ class PackedRun(Batch):
             self.seconds * _MICROSECONDS,
             self.rows,
         )
+
+    def observe_waits(self, waits: Histogram, tickets: Sequence[LaneTicket]) -> None:
+        values = self.times_of(tickets)[1]
+        if len(values) == 1:
+            waits.observe(values[0], len(tickets))
+        else:
+            waits.extend(values)
 
     def _split(self) -> None:
         """Go the general way from here."""

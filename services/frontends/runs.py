@@ -2,18 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Protocol
 
 from services import errors
-from services.engine.lanes import PackedRun
+from services.engine.lanes import LaneTicket, PackedRun
 from services.telemetry.metrics import Metrics
-
-
-class Taker(Protocol):
-    """A request that a run answers."""
-
-    @property
-    def started_at(self) -> float: ...
 
 
 def count_run(
@@ -22,14 +14,14 @@ def count_run(
     protocol: str,
     name: str,
     run: PackedRun,
-    takers: Sequence[Taker],
-    waited_s: Sequence[float],
+    tickets: Sequence[LaneTicket],
     inferred_at: float,
     *,
     received_bytes: int,
     sent_bytes: int,
 ) -> None:
-    """Do for all of them what `Exchange.finish` does for one. Each was decoded when its wait began.
+    """Do for all of them what `Exchange.finish` does for one. Each was decoded when its wait began, and `perf_counter` says
+    when it arrived.
 
     `clock` is the engine's; the bytes are those of all requests, and of all answers.
     """
@@ -37,7 +29,7 @@ def count_run(
     series = metrics.series.get(key) or metrics.admit(*key)
     ended_at = perf_counter()
     dispatched_at = run.dispatched + ended_at - clock()  # the engine's clock may be another one
-    arrived_at = [taker.started_at for taker in takers]
-    series.count_run(arrived_at, waited_s, dispatched_at, inferred_at, ended_at, run.seconds)
+    times = run.times_of(tickets)
+    series.count_run(len(tickets), *times, dispatched_at, inferred_at, ended_at, run.seconds)
     series.received_bytes += received_bytes
     series.sent_bytes += sent_bytes

@@ -71,11 +71,15 @@ class Exchange:
     `model` and `version` are what the front end found out, `request` what it made of the message, for who logs it, and
     `drawn` whether its log wants it, None where that was not asked yet. Where it never calls `decoded` and `inferred`, the
     request has no phases. Times are `perf_counter` seconds.
+
+    Requests that one read of a socket brought have arrived with it, all at once: `started_at` is the same for them, and one
+    whose turn came later has that as its `begun_at`, so that decoding those before it is no part of its own decoding.
     """
 
     model = ""
     version: int | None = None
     drawn: bool | None = None
+    begun_at: float | None = None
     request: Asked | None = None
     response: Answer | None = None
     code = -1
@@ -115,12 +119,12 @@ class Exchange:
         series = metrics.series.get(key) or metrics.admit(*key)
         response = self.response
         if response is None:
-            queue_us = compute_us = self.decoded_at = NAN
+            decode_s = queue_us = compute_us = NAN
         else:
-            queue_us, compute_us = response.queue_us, response.compute_us
+            decode_s, queue_us, compute_us = self.decode_s, response.queue_us, response.compute_us
         kept = series.kept
-        began, decoded, inferred = self.started_at, self.decoded_at, self.inferred_at
-        kept += (began, decoded, inferred, ended_at, queue_us, compute_us, self.received_bytes, sent_bytes)
+        arrived, inferred = self.started_at, self.inferred_at
+        kept += (arrived, decode_s, inferred, ended_at, queue_us, compute_us, self.received_bytes, sent_bytes)
         if len(kept) >= FULL:
             series.settle()
         if metrics.listeners:
@@ -129,13 +133,17 @@ class Exchange:
                 listener(self)
 
     @property
+    def decode_s(self) -> float:
+        return self.decoded_at - (self.started_at if self.begun_at is None else self.begun_at)
+
+    @property
     def phases(self) -> tuple[float, float, float, float] | None:
         """Seconds of decode, queue, compute and encode; None for what was no inference, or got no answer of the engine."""
         response = self.response
         if response is None:
             return None
         return (
-            self.decoded_at - self.started_at,
+            self.decode_s,
             response.queue_us * 1e-6,
             response.compute_us * 1e-6,
             self.ended_at - self.inferred_at,

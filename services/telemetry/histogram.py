@@ -20,17 +20,23 @@ _KEPT = 1024
 class Histogram:
     """Counts of observations at most as large as each bound, and their sum. `bounds` ascend."""
 
-    __slots__ = ("_counts", "_kept", "_total", "bounds")
+    __slots__ = ("_counts", "_kept", "_repeated", "_total", "bounds")
 
     def __init__(self, bounds: Sequence[float] | np.ndarray) -> None:
         self.bounds = np.array(bounds, np.float64)
         self._counts = np.zeros(len(bounds) + 1, np.int64)
         self._total = 0.0
         self._kept: list[float] = []
+        self._repeated: list[float] = []
 
-    def observe(self, value: float) -> None:
-        kept = self._kept
-        kept.append(value)
+    def observe(self, value: float, times: int = 1) -> None:
+        """Observe a value, so many times."""
+        if times == 1:
+            kept = self._kept
+            kept.append(value)
+        else:
+            kept = self._repeated
+            kept += (value, times)
         if len(kept) >= _KEPT:
             self._settle()
 
@@ -107,18 +113,23 @@ class Histogram:
             values = _columns(self._kept, 1)[0]
             self._kept.clear()
             self.add(values)
+        if self._repeated:
+            values, times = _columns(self._repeated, 2)
+            self._repeated.clear()
+            self.add(values, times)
 
 
 class RequestSeries:
     """Histograms of one kind of request: its four phases, and the whole of it; and the bytes of its bodies.
 
-    Who counts a request extends `kept` by `WIDTH` numbers: when it arrived, was decoded, had its answer of the engine and
-    had that encoded (seconds on one clock), the engine's `queue_us` and `compute_us`, bytes received, bytes sent; NAN in
-    place of what a request without an inference has not. It then calls `settle` once there are `FULL` numbers; `settle`
-    comes also before anything else of this is read. `last_ended_at` is when the last answer was encoded, 0 before the first.
+    Who counts a request extends `kept` by `WIDTH` numbers: when it arrived, the seconds its decoding took, when it had its
+    answer of the engine and had that encoded (times in seconds on one clock), the engine's `queue_us` and `compute_us`, bytes
+    received, bytes sent; NAN in place of what a request without an inference has not. It then calls `settle` once there are
+    `FULL` numbers; `settle` comes also before anything else of this is read. `last_ended_at` is when the last answer was
+    encoded, 0 before the first.
 
     Requests that were answered together are counted together, by `count_run`: most of these numbers are then the same for
-    all of them.
+    all of them, or all of them for those that arrived together, too.
     """
 
     WIDTH = 8
@@ -149,6 +160,7 @@ class RequestSeries:
 
     def count_run(
         self,
+        requests: int,
         arrived: Sequence[float],
         waited_s: Sequence[float],
         dispatched: float,
@@ -156,30 +168,31 @@ class RequestSeries:
         ended: float,
         compute_s: float,
     ) -> None:
-        """Count the requests of one run: when each arrived, and how long it then waited, decoded, for the run; and when all
-        of them went into the run, came out of it and were encoded. Seconds, on one clock.
+        """Count the requests of one run: when each arrived, and how long it then waited, decoded, for the run, or one value
+        of each for all of them; and when they went into the run, came out of it and were encoded. Seconds, on one clock.
         """
         self._arrived += arrived
         self._waited += waited_s
-        self._runs += (len(arrived), dispatched, inferred, ended, compute_s)
+        self._runs += (requests, len(arrived), dispatched, inferred, ended, compute_s)
         if len(self._arrived) >= _KEPT:
             self._settle_runs()
 
     def _settle_runs(self) -> None:
         """Count what `count_run` kept: some 100 us where it is full."""
-        times, dispatched, inferred, ended, compute_s = _columns(self._runs, 5)
+        requests, values, dispatched, inferred, ended, compute_s = _columns(self._runs, 6)
         arrived, waited_s = _columns(self._arrived, 1)[0], _columns(self._waited, 1)[0]
         self._arrived.clear()
         self._waited.clear()
         self._runs.clear()
-        counts = times.astype(np.intp)
-        self.seconds.add(ended.repeat(counts) - arrived)
+        counts = values.astype(np.intp)
+        times = (requests / values).repeat(counts)
+        self.seconds.add(ended.repeat(counts) - arrived, times)
         self.last_ended_at = float(ended[-1])
         decode, queue, compute, encode = self.steps
-        decode.add(dispatched.repeat(counts) - waited_s - arrived)
-        queue.add(waited_s)
-        compute.add(compute_s, times)
-        encode.add(ended - inferred, times)
+        decode.add(dispatched.repeat(counts) - waited_s - arrived, times)
+        queue.add(waited_s, times)
+        compute.add(compute_s, requests)
+        encode.add(ended - inferred, requests)
 
     def settle(self) -> None:
         """Count what is kept: some 300 us where it is full."""
@@ -187,13 +200,13 @@ class RequestSeries:
             self._settle_runs()
         if not self.kept:
             return
-        arrived, decoded, inferred, ended, queue_us, compute_us, received, sent = _columns(self.kept, self.WIDTH)
+        arrived, decode_s, inferred, ended, queue_us, compute_us, received, sent = _columns(self.kept, self.WIDTH)
         self.kept.clear()
         self.seconds.add(ended - arrived)
         self.last_ended_at = float(ended[-1])
         self.received_bytes += int(received.sum())
         self.sent_bytes += int(sent.sum())
-        phases = np.stack((decoded - arrived, queue_us * 1e-6, compute_us * 1e-6, ended - inferred))
+        phases = np.stack((decode_s, queue_us * 1e-6, compute_us * 1e-6, ended - inferred))
         known = ~np.isnan(queue_us)
         if not known.all():
             phases = phases[:, known]

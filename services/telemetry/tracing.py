@@ -83,13 +83,13 @@ class Tracer:
         timer.join()
 
     def _phases(self, exchange: Exchange, context: Any, offset_ns: int) -> None:
-        """A child per phase. Decoding and encoding lie at the ends; the queue follows decoding, and the run the queue."""
+        """A child per phase. Encoding lies at the end; the queue follows decoding, and the run the queue."""
         phases = exchange.phases
         if phases is None:
             return
         decode_s, queue_s, compute_s, encode_s = phases
         queued = exchange.decoded_at
-        starts = (exchange.started_at, queued, queued + queue_s, exchange.inferred_at)
+        starts = (queued - decode_s, queued, queued + queue_s, exchange.inferred_at)
         for name, start, seconds in zip(PHASES, starts, (decode_s, queue_s, compute_s, encode_s), strict=True):
             start_ns = offset_ns + int(start * _NS)
             self._tracer.start_span(name, context, start_time=start_ns).end(start_ns + int(seconds * _NS))

@@ -1,104 +1,185 @@
-"""What the metrics cost on the fastest path there is: both gRPC dialects on a small MLP, 64 requests at a time.
+"""What the metrics cost: their share of the server's CPU time per request, on the fastest served paths.
 
-    python tests/load/metrics_cost.py [rounds]
+    python tests/load/metrics_cost.py [seconds per load]
 
-Rounds with metrics and rounds with stubs in their place alternate; the figures are medians of the CPU time per request. There
-is no transport in it: a server's share is what is printed in microseconds, over that server's CPU time per request.
+A server of a small MLP is loaded by h2load: 64 streams of one gRPC connection, which
+is the fastest path there is; 64 gRPC connections; 64 HTTP connections with JSON. All the while the server counts for one
+window of time, and does nothing at all for the metrics in the next: no counts, no histograms, no clock read for them. A
+window without is compared with those before and behind it, so that what else the machine does falls on both; figures are
+medians.
 """
 
 import asyncio
+import json
+import re
+import shutil
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
+import numpy as np
 import uvloop
-from hot_path import Case, Waiting, cases, write_cnn
+from hot_path import infer_request
 
 from services import testing
-from services.engine.engine import Engine, EngineOptions
-from services.frontends.grpc.call import serve
-from services.telemetry.metrics import BatchMetrics, Metrics
+from services.app import HttpFront, Server
+from services.engine.lanes import PackedRun
+from services.frontends.grpc.call import Call
+from services.frontends.grpc.http2 import connection
+from services.frontends.grpc.short_way import ShortWay as GrpcShortWay
+from services.frontends.rest.short_way import ShortWay as RestShortWay
+from services.settings import Settings
+from services.telemetry.exchange import Exchange
 
-REQUESTS = 4096
+SETTLING = 800
+"""Requests after a change: the interpreter takes some hundred of them to be as quick as before."""
+COUNTED = 3000
+"""Requests of a window."""
+
+_LOOK_S = 0.002
+_SUMMARY = re.compile(r"(\d+) succeeded, (\d+) failed[\s\S]*\((\d+)\) data")
+_GRPC_HEADERS = ("-H", "content-type: application/grpc", "-H", "te: trailers")
 
 
-class Uncounted(Waiting):
-    """A call that neither tells the time nor counts itself."""
+class Load(NamedTuple):
+    """One way to ask; `answered` counts the requests that the server has had so far."""
 
-    started_at = 0.0
+    name: str
+    url: str
+    body: bytes
+    options: Sequence[str]
+    answered: Callable[[], int]
 
-    def __init__(self, method: Any, metadata: Any, deadline: float | None, metrics: Metrics) -> None:
-        self.metrics = metrics
-        self.method = method
-        self.headers = metadata
-        self.deadline = deadline
+
+def loads(server: Server, front: HttpFront, port: int) -> list[Load]:
+    rows = np.random.default_rng(1).random((1, 8), np.float32)
+    message = infer_request("mlp", "features", rows)
+    framed = b"\0" + len(message).to_bytes(4, "big") + message
+    tensor = {"name": "features", "shape": [1, 8], "datatype": "FP32", "data": rows.ravel().tolist()}
+    document = json.dumps({"inputs": [tensor]}).encode()
+    json_options = ("--h1", "-c64", "-H", "content-type: application/json")
+    url = f"http://127.0.0.1:{port}/inference.GRPCInferenceService/ModelInfer"
+    connections, state = server._grpc._context.connections, front._server.server_state
+
+    def calls() -> int:
+        return sum((one.last_sid + 1) // 2 for one in connections)
+
+    return [
+        Load("gRPC, 64 streams of one connection", url, framed, ("-c1", "-m64", *_GRPC_HEADERS), calls),
+        Load("gRPC, 64 connections", url, framed, ("-c64", "-m1", *_GRPC_HEADERS), calls),
+        Load(
+            *("REST JSON, 64 connections", f"{front.url}/v2/models/mlp/infer", document, json_options),
+            lambda: state.total_requests,
+        ),
+    ]
 
 
 class NoSeries:
-    """Takes the place of a batcher's histograms."""
+    """Takes the place of the histograms of a batcher's runs."""
 
     FULL = 1
     kept = property(lambda _: [], lambda _, value: None)
 
-    def extend(self, values: list[float]) -> None:
-        pass
+
+def _uncounted_call(self: Call, method: Any, metadata: Any, deadline: Any, metrics: Any, *_: object) -> None:
+    self.metrics = metrics
+    self.method = method
+    self.headers = metadata
+    self.deadline = deadline
 
 
-class StubbedMetrics(Metrics):
-    def batch(self, *_: object) -> BatchMetrics:
-        series = BatchMetrics()
-        series.queue_seconds = series.runs = NoSeries()
-        return series
+def _uncounted_exchange(self: Exchange, metrics: Any, protocol: str, operation: str, headers: Any) -> None:
+    self.metrics = metrics
+    self.protocol = protocol
+    self.operation = operation
+    self.headers = headers
 
 
-async def started(root: Path, metrics: Metrics) -> tuple[Engine, list[Case]]:
-    options = EngineOptions(repository=root, poll_interval_s=0, intra_op_threads=1, inline_us=1e6)
-    engine = Engine(options, metrics=metrics)
-    await engine.start()
-    return engine, [case for case in cases(engine) if case.name.endswith("mlp x64")]
+def leave_out(server: Server) -> ExitStack:
+    """Have the server count nothing until what is returned is closed."""
+    stack = ExitStack()
+    for owner, name, stub in (
+        (Call, "__init__", _uncounted_call),
+        (Exchange, "__init__", _uncounted_exchange),
+        (connection, "perf_counter", float),
+        (PackedRun, "observe_waits", lambda *_: None),
+        (GrpcShortWay, "count", lambda *_: None),
+        (RestShortWay, "count", lambda *_: None),
+        *((batch, "runs", NoSeries()) for batch in server.metrics.tables.batches.values()),
+    ):
+        stack.enter_context(patch.object(owner, name, stub))
+    stack.enter_context(patch.object(Exchange, "started_at", 0.0, create=True))
+    return stack
 
 
-async def cost_us(kind: type[Waiting], case: Case, metrics: Metrics) -> float:
-    """CPU microseconds of one request, over a round of them."""
-    method, concurrency = case.method, case.concurrency
-    began = time.process_time()
-    for _ in range(REQUESTS // concurrency):
-        Waiting.answered = 0
-        for data in case.data:
-            serve(method, data, kind(method, (), None, metrics))
-        while Waiting.answered < concurrency:  # noqa: ASYNC110 - turns of the loop are what is measured
-            await asyncio.sleep(0)
-    return (time.process_time() - began) / REQUESTS * 1e6
+async def window_us(answered: Callable[[], int]) -> float:
+    """CPU microseconds per request, over some thousand of them."""
+    await reach(answered, answered() + SETTLING)
+    before, began = answered(), time.process_time()
+    await reach(answered, before + COUNTED)
+    return (time.process_time() - began) / (answered() - before) * 1e6
 
 
-async def main(rounds: int) -> None:
-    kinds, all_metrics = (Waiting, Uncounted), (Metrics(gpus=False), StubbedMetrics(gpus=False))
+async def reach(answered: Callable[[], int], number: int) -> None:
+    while answered() < number:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(_LOOK_S)
+
+
+async def measure(server: Server, load: Load, seconds: float, folder: Path) -> tuple[list[float], list[float]]:
+    """Costs per request with the metrics, and without them: in turn, the first and the last with them."""
+    body, output = folder / "body", folder / "output"
+    body.write_bytes(load.body)
+    command = ("h2load", "-t1", f"-D{seconds + 2:.0f}", *load.options, "-d", str(body), load.url)
+    with output.open("wb") as file:
+        generator = await asyncio.create_subprocess_exec(*command, stdout=file)
+    await asyncio.sleep(1.0)
+    end = time.perf_counter() + seconds
+    costs, bare_costs = [await window_us(load.answered)], []
+    while time.perf_counter() < end:
+        with leave_out(server):
+            bare_costs.append(await window_us(load.answered))
+        costs.append(await window_us(load.answered))
+    await generator.wait()
+    found = _SUMMARY.search(output.read_text())
+    succeeded, failed, answer_bytes = (0, 0, 0) if found is None else map(int, found.groups())
+    if not succeeded or failed or answer_bytes < succeeded:  # an error of gRPC has a status of 200, and no data
+        raise RuntimeError(f"{load.name}: expected answers. Received: {output.read_text()[-600:]}")
+    return costs, bare_costs
+
+
+def report(name: str, costs: Sequence[float], bare_costs: Sequence[float]) -> str:
+    beside = [(before + behind) / 2 for before, behind in pairwise(costs)]
+    shares = [1 - bare / counted for bare, counted in zip(bare_costs, beside, strict=True)]
+    share, error = statistics.median(shares), 1.25 * statistics.stdev(shares) / len(shares) ** 0.5
+    whole = statistics.median(costs)
+    return (
+        f"{name}: {whole:.2f} us of the server's CPU per request, "
+        f"of which the metrics are {share:.1%} (+- {error:.1%}), {share * whole:.2f} us\n"
+    )
+
+
+async def main(seconds: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        testing.write_mlp(Path(folder) / "mlp" / "1")
-        write_cnn(Path(folder) / "cnn" / "1")
-        sides = [await started(Path(folder), metrics) for metrics in all_metrics]
-        for case in sides[1][1]:
-            case.method.handler.__self__.count = lambda *_: None
-        costs: dict[str, tuple[list[float], list[float]]] = {case.name: ([], []) for case in sides[0][1]}
-        for number in range(rounds + 1):
-            for place, kept in enumerate(costs.values()):
-                for side in (0, 1) if number % 2 else (1, 0):
-                    cost = await cost_us(kinds[side], sides[side][1][place], all_metrics[side])
-                    if number:  # the first round warms up
-                        kept[side].append(cost)
-        for engine, _ in sides:
-            await engine.stop()
-    for name, both in costs.items():
-        on, off = map(statistics.median, both)
-        share = statistics.median(a / b for a, b in zip(*both, strict=True)) - 1
-        sys.stdout.write(
-            f"{name}: with metrics {on:.2f} us, without {off:.2f} us: {on - off:.2f} us, {share:.1%} per request "
-            f"(least: {min(both[0]):.2f} and {min(both[1]):.2f} us)\n"
-        )
+        repository = Path(folder) / "models"
+        testing.write_mlp(repository / "mlp" / "1")
+        settings = Settings(repository=repository, grpc_port=0, http_port=0, intra_op_threads=1, log_level="warning")
+        server = Server(settings)
+        front = await HttpFront.start(server, None)
+        port = await server.start()
+        for load in loads(server, front, port):
+            sys.stdout.write(report(load.name, *await measure(server, load, seconds, Path(folder))))
+            sys.stdout.flush()
+        await server.stop(front)
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100))
+    if shutil.which("h2load") is None:
+        raise SystemExit("Expected h2load to be installed (Debian's nghttp2-client). Received: none.")
+    uvloop.run(main(float(sys.argv[1]) if len(sys.argv) > 1 else 40.0))

@@ -134,13 +134,13 @@ class _InferShortWay(ShortWay):
         first, last = id_at
         form = self.forms.match_without(data, first, last)
         if form is None:
-            self.learn(data[:first] + data[last:], self.general(data, call))
+            self.learn(data[:first] + data[last:], self.read(data, call))
             return
         call.echo = data[first:last]  # in the answer the field has the same number
         if self.enter(form, data, form.start + last - first, call):
             form.lane.memo.echoing = True
         else:
-            self.general(data, call)
+            self.read(data, call)
 
     def texts(self, identity: Identity, outputs: Arrays, rows: int) -> Texts:
         return oip_grpc.around_values(identity.model, identity.version, outputs, rows)

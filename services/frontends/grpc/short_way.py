@@ -52,7 +52,7 @@ class ShortWay(ABC):
         self._engine = engine
         self._metrics = engine.metrics
         self._listeners = engine.metrics.listeners
-        self.general = general
+        self._general = general
 
     def handle(self, data: bytes, call: Call) -> None:
         """Serve a call. Raises what is wrong at once, as `Engine.submit` does."""
@@ -60,11 +60,16 @@ class ShortWay(ABC):
         if form is None:
             self.miss(data, call)
         elif not self.enter(form, data, form.start, call):
-            self.general(data, call)
+            self.read(data, call)
 
     def miss(self, data: bytes, call: Call) -> None:
         """Serve a call whose form is not known: the next one's will be."""
-        self.learn(data, self.general(data, call))
+        self.learn(data, self.read(data, call))
+
+    def read(self, data: bytes, call: Call) -> InferenceRequest | None:
+        """Serve a call the general way."""
+        call.begun_at = perf_counter()
+        return self._general(data, call)
 
     def learn(self, message: bytes, request: InferenceRequest | None) -> None:
         """Remember what a message was read as."""
@@ -81,7 +86,7 @@ class ShortWay(ABC):
         call.model = form.request.model
         stop = start + lane.nbytes
         values = data[start:stop] if lane.nbytes < _LARGE_BYTES else memoryview(data)[start:stop]
-        call.on_cancel(lane.submit(values, call, call.deadline).cancel)
+        call.on_cancel(lane.submit(values, call, call.deadline, call.started_at).cancel)
         return True
 
     def _lane(self, form: Form) -> Lane | None:
@@ -125,7 +130,7 @@ class ShortWay(ABC):
         if memo.echoing:
             answers = self.repeat(run, answers, takers)
             received_bytes, sent_bytes = sum(call.received_bytes for call in takers), sum(map(len, answers))
-        self.count(run, takers, run.waits_of(tickets), inferred_at, received_bytes, sent_bytes)
+        self.count(run, takers, tickets, inferred_at, received_bytes, sent_bytes)
         for call, answer in zip(takers, answers, strict=True):
             call.reply_counted(answer)
 
@@ -133,7 +138,7 @@ class ShortWay(ABC):
         self,
         run: PackedRun,
         calls: Sequence[Call],
-        waited_s: Sequence[float],
+        tickets: Sequence[LaneTicket],
         inferred_at: float,
         received_bytes: int,
         sent_bytes: int,
@@ -145,8 +150,7 @@ class ShortWay(ABC):
             method.protocol,
             method.name,
             run,
-            calls,
-            waited_s,
+            tickets,
             inferred_at,
             received_bytes=received_bytes,
             sent_bytes=sent_bytes,

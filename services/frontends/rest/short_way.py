@@ -104,7 +104,7 @@ class ShortWay(ABC):
             if packed is None:
                 return None
             values = packed
-        return lane.submit(values, call) if len(values) == lane.nbytes else None
+        return lane.submit(values, call, arrived=call.started_at) if len(values) == lane.nbytes else None
 
     def _open(self, call: ShortCall, seen: Seen) -> tuple[Lane, DType] | None:
         if len(self._lanes) >= _MOST_LANES:
@@ -133,22 +133,29 @@ class ShortWay(ABC):
                 self.settle(call, ticket, run.response(ticket, first))
             return
         bodies, lines = encoded
-        clock, waited_s = self.engine.clock, run.waits_of(tickets)
-        received_bytes, sent_bytes = sum([call.received_bytes for call in takers]), sum(map(len, bodies))
+        self.count(run, takers, tickets, inferred_at, bodies)
+        for call, body in zip(takers, bodies, strict=True):
+            call.reply_counted(body, lines)
+
+    def count(
+        self,
+        run: PackedRun,
+        calls: Sequence[ShortCall],
+        tickets: Sequence[LaneTicket],
+        inferred_at: float,
+        bodies: Sequence[bytes],
+    ) -> None:
         count_run(
             self._metrics,
-            clock,
+            self.engine.clock,
             self._protocol,
             self._name,
             run,
-            takers,
-            waited_s,
+            tickets,
             inferred_at,
-            received_bytes=received_bytes,
-            sent_bytes=sent_bytes,
+            received_bytes=sum([call.received_bytes for call in calls]),
+            sent_bytes=sum(map(len, bodies)),
         )
-        for call, body in zip(takers, bodies, strict=True):
-            call.reply_counted(body, lines)
 
     def settle(self, taker: ShortCall, ticket: LaneTicket, outcome: Outcome) -> None:
         taker.decoded_at = ticket.enqueued + perf_counter() - self.engine.clock()

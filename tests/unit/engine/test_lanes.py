@@ -8,7 +8,7 @@ import pytest
 
 from services.engine.batching import Batcher
 from services.engine.costs import CostTable
-from services.engine.lanes import Lane, LaneTicket, PackedRun, Validity
+from services.engine.lanes import Lane, LaneTicket, PackedRun, Times, Validity
 from services.engine.model_config import BatchingOptions
 from services.engine.request import InferenceResponse, Outcome
 from services.engine.scheduling import Identity, Pending, Scheduling
@@ -28,15 +28,18 @@ LOOP_S, THREAD_S = 1e-5, 1.0  # a cost that runs on the loop, and one that goes 
 
 
 class Desk:
-    """A receiver that keeps what each taker, a name, was told; `together` has the takers of every call of `take`."""
+    """A receiver that keeps what each taker, a name, was told; `together` has the takers of every call of `take`, and
+    `times` when they came and how long they waited."""
 
     def __init__(self) -> None:
         self.told: dict[str, list[Outcome]] = {}
         self.together: list[list[str]] = []
+        self.times: list[Times] = []
         self.fail: Exception | None = None
 
     def take(self, run: PackedRun, takers: Sequence[str], tickets: Sequence[LaneTicket], firsts: Sequence[int]) -> None:
         self.together.append(list(takers))
+        self.times.append(run.times_of(tickets))
         for taker, ticket, first in zip(takers, tickets, firsts, strict=True):
             if self.fail is not None:
                 raise self.fail
@@ -82,11 +85,17 @@ class Bench:
         return Lane(self.batcher, (), ("y",), form, desk or self.desk, Validity())
 
     def send(
-        self, name: str, value: float = 0.0, *, lane: Lane | None = None, deadline: float | None = None
+        self,
+        name: str,
+        value: float = 0.0,
+        *,
+        lane: Lane | None = None,
+        deadline: float | None = None,
+        arrived: float = float("nan"),
     ) -> Pending:
         lane = lane or self.lane
         rows = np.full((lane.rows, 2), value, np.float32) + np.arange(lane.rows, dtype=np.float32)[:, None]
-        return lane.submit(rows.tobytes(), name, deadline)
+        return lane.submit(rows.tobytes(), name, deadline, arrived)
 
     def send_array(self, name: str, value: float = 0.0, rows: int = 1) -> None:
         array = np.full((rows, 2), value, np.float32)
@@ -362,6 +371,47 @@ def test_what_was_done_is_counted():
     assert bench.metrics.depth() == 0
     assert (bench.metrics.runs.rows.count, bench.metrics.runs.rows.total) == (2, 3)
     assert bench.metrics.queue_seconds.count == 3
+
+
+def test_those_that_arrived_together_are_queued_with_the_first_and_counted_at_once():
+    bench = Bench()
+    for name in "abc":
+        bench.send(name, arrived=7.0)
+        bench.clock.advance(0.25)
+    bench.scheduler.run()
+    assert bench.desk.times == [([7.0], [0.75])]
+    assert (bench.metrics.queue_seconds.count, bench.metrics.queue_seconds.total) == (3, 2.25)
+
+
+def test_those_of_several_arrivals_keep_their_own_times():
+    bench = Bench()
+    for name, arrived in (("a", 7.0), ("b", 7.0), ("c", 8.0)):
+        bench.send(name, arrived=arrived)
+        bench.clock.advance(0.25)
+    bench.scheduler.run()
+    assert bench.desk.times == [([7.0, 7.0, 8.0], [0.75, 0.75, 0.25])]
+    assert (bench.metrics.queue_seconds.count, bench.metrics.queue_seconds.total) == (3, 1.75)
+
+
+def test_each_lane_of_a_run_has_its_own_times():
+    bench = Bench()
+    other = bench.open_lane()
+    for name, lane in (("a", bench.lane), ("b", other), ("c", bench.lane)):
+        bench.send(name, lane=lane, arrived=7.0)
+        bench.clock.advance(0.25)
+    bench.scheduler.run()
+    assert (bench.metrics.queue_seconds.count, bench.metrics.queue_seconds.total) == (3, 2 * 0.75 + 0.5)
+
+
+def test_one_that_expires_is_not_counted_with_those_it_arrived_with():
+    bench = Bench()
+    bench.send("late", deadline=bench.clock() + 0.1, arrived=7.0)
+    for name in "ab":
+        bench.send(name, arrived=7.0)
+    bench.clock.advance(0.25)
+    bench.scheduler.run()
+    assert isinstance(bench.error("late"), DeadlineExceeded)
+    assert (bench.metrics.queue_seconds.count, bench.metrics.queue_seconds.total) == (2, 0.5)
 
 
 def test_the_answer_says_who_computed_it_and_how_long_it_took():

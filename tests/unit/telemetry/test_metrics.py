@@ -1,7 +1,7 @@
 import pytest
 
 from services.telemetry.exchange import Exchange
-from services.telemetry.histogram import Histogram
+from services.telemetry.histogram import Histogram, RequestSeries
 from services.telemetry.metrics import Metrics
 from services.telemetry.tables import CODE_NAMES
 
@@ -56,6 +56,44 @@ def test_what_is_kept_and_what_is_counted_add_up():
         histogram.observe(5)
     assert histogram.buckets() == [("1.0", 0), ("10.0", 1300), ("+Inf", 1300)]
     assert histogram.total == 6500
+
+
+def test_a_value_observed_many_times_counts_as_often():
+    histogram = Histogram((1, 10))
+    histogram.observe(5, 64)
+    histogram.observe(0.5)
+    histogram.observe(5, 2)
+    assert histogram.buckets() == [("1.0", 1), ("10.0", 67), ("+Inf", 67)]
+    assert histogram.total == 330.5
+
+
+def test_a_run_s_requests_are_counted_alike_one_by_one_and_all_at_once():
+    each, together = RequestSeries((0.1, 1, 10)), RequestSeries((0.1, 1, 10))
+    run = (13.0, 13.5, 14.0, 0.25)
+    each.count_run(3, [10.0] * 3, [2.0] * 3, *run)
+    together.count_run(3, [10.0], [2.0], *run)
+    for series in (each, together):
+        series.count_run(2, [13.75, 13.25], [0.5, 1.5], 15.5, 15.75, 16.25, 0.125)
+        series.settle()
+    assert [one.dump() for one in (each.seconds, *each.steps)] == [
+        one.dump() for one in (together.seconds, *together.steps)
+    ]
+    assert together.seconds.dump() == ([0, 0, 5, 0], 17.5)
+    assert [step.total for step in together.steps] == [3 * 1.0 + 2.0, 8.0, 1.0, 2.5]
+    assert together.last_ended_at == 16.25
+
+
+def test_a_turn_that_comes_late_is_no_part_of_the_decoding():
+    metrics = Metrics()
+    exchange = Exchange(metrics, "oip-grpc", "ModelInfer", ())
+    exchange.started_at -= 5.0  # the others of its read took that long
+    exchange.begun_at = exchange.started_at + 5.0
+    exchange.decoded("m")
+    exchange.inferred(Answered(), 1)
+    exchange.finish(0)
+    (series,) = metrics.tables.requests.values()
+    series.settle()
+    assert series.seconds.total > 5.0 > series.steps[0].total == pytest.approx(exchange.decode_s)
 
 
 def test_a_part_of_the_bounds_shows_the_same_counts_in_another_unit():

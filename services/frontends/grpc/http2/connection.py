@@ -1,6 +1,7 @@
 """One connection of a client: bytes in, streams and their calls out."""
 
 import asyncio
+from time import perf_counter
 from typing import cast
 
 from services.frontends.grpc.http2 import frames
@@ -109,6 +110,7 @@ class Connection(Streams, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
+        self.read_at = perf_counter()
         if self._rest:
             data = self._rest + data
         self.sender.hold()

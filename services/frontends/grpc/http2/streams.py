@@ -3,6 +3,7 @@
 import asyncio
 from functools import partial
 from struct import Struct
+from time import perf_counter
 from typing import TypeAlias
 
 from services import errors
@@ -43,6 +44,7 @@ class Streams:
     """What a connection does between its frames and its calls. `streams` are those that are open, by their number.
 
     `last_sid` is the latest that a client opened, `goaway_sid` the last that it may. Windows are what the client may send.
+    `read_at` is when what is handled at present came from the socket, or back from a thread (`perf_counter` seconds).
     `whole_bytes` is the longest frame that can be a whole request. `sender`, `control` and the loop come with the connection.
     """
 
@@ -53,6 +55,7 @@ class Streams:
             "control",
             "goaway_sid",
             "last_sid",
+            "read_at",
             "recv_window",
             "sender",
             "stream_window",
@@ -71,6 +74,7 @@ class Streams:
         self.streams: dict[int, Stream] = {}
         self.last_sid = 0
         self.goaway_sid = MAX_STREAM_ID
+        self.read_at = 0.0
         self.stream_window = limits.stream_window_bytes
         self.recv_window = limits.connection_window_bytes
         self._low_window = self.recv_window // 2
@@ -258,6 +262,7 @@ class Streams:
         if self.streams.get(stream.sid) is not stream:
             work.exception()
             return
+        self.read_at = perf_counter()
         error = work.exception()
         if error is None:
             self.serve(stream, work.result())

@@ -169,7 +169,7 @@ class NativeCall(Call):
         method: UnaryMethod,
         deadline: float | None,
     ) -> None:
-        super().__init__(method, head.metadata, deadline, connection.context.metrics)
+        super().__init__(method, head.metadata, deadline, connection.context.metrics, connection.read_at)
         self.sid = sid
         self.send_window = send_window
         self.head = head
