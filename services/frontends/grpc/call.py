@@ -97,6 +97,9 @@ class Call(Exchange, ABC):
             self._finished = True
             self._send(data)
 
+    def run_answered(self) -> None:
+        """All calls of this one's run have their answers: a transport that keeps them for one write need wait no longer."""
+
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Have `callback` called, once, if the caller goes away before the answer."""
         self._on_cancel = callback

@@ -124,6 +124,7 @@ class ShortWay(ABC):
         if memo.texts is None:
             for call, ticket, first in zip(takers, tickets, firsts, strict=True):
                 self.settle(call, ticket, run.response(ticket, first))
+            takers[0].run_answered()
             return
         answers = around_rows(memo.texts, list(outputs.values()), lane.rows, firsts)
         received_bytes, sent_bytes = len(takers) * memo.message_bytes, len(takers) * len(answers[0])
@@ -133,6 +134,7 @@ class ShortWay(ABC):
         self.count(run, takers, tickets, inferred_at, received_bytes, sent_bytes)
         for call, answer in zip(takers, answers, strict=True):
             call.reply_counted(answer)
+        takers[0].run_answered()
 
     def count(
         self,

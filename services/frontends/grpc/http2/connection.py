@@ -76,7 +76,8 @@ class Connection(Streams, asyncio.Protocol):
         limits = self.context.limits
         self._transport = cast("asyncio.Transport", transport)
         self._loop = asyncio.get_running_loop()
-        self.sender = Sender(self._transport, self._loop, cast("dict[int, Outgoing]", self.streams), limits)
+        streams = cast("dict[int, Outgoing]", self.streams)
+        self.sender = Sender(self._transport, self._loop, streams, limits, self.context.outbox)
         self.control = Control(self)
         self.lifetime = Lifetime(self)
         self.context.connections.add(self)

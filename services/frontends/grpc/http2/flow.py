@@ -19,6 +19,7 @@ from services.frontends.grpc.http2.frames import (
 )
 from services.frontends.grpc.http2.limits import Limits
 from services.frontends.grpc.http2.messages import PREFIX_BYTES
+from services.frontends.grpc.http2.outbox import Outbox
 from services.frontends.grpc.http2.responses import HEAD as OK_HEAD
 from services.frontends.grpc.http2.responses import TRAILERS as OK_TRAILERS
 from services.frontends.grpc.http2.responses import Responses
@@ -59,12 +60,12 @@ class Outgoing(Protocol):
 class Sender:
     """The sending half of one connection.
 
-    What is written in one turn of the event loop goes out in one write. `streams` are the connection's open streams: the
-    sender takes a stream out where it ends it.
+    What is written in one turn of the event loop goes out in one write, when `outbox` says so. `streams` are the
+    connection's open streams: the sender takes a stream out where it ends it.
     """
 
     __slots__ = (
-        *("_closes", "_loop", "_out", "_out_bytes", "_ready", "_scheduled", "_transport", "_written"),
+        *("_closes", "_loop", "_out", "_out_bytes", "_outbox", "_ready", "_scheduled", "_transport", "_written"),
         *("abandoned", "backlog", "closed", "frames_sent", "initial_window", "limits", "max_frame_bytes", "paused"),
         *("responses", "streams", "window"),
     )
@@ -75,9 +76,11 @@ class Sender:
         loop: asyncio.AbstractEventLoop,
         streams: "dict[int, Outgoing]",
         limits: Limits,
+        outbox: Outbox,
     ) -> None:
         self._transport = transport
         self._loop = loop
+        self._outbox = outbox
         self.streams = streams
         self.limits = limits
         self.responses = Responses()
@@ -208,6 +211,10 @@ class Sender:
             self.closed = True
             self._transport.close()
 
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._transport.abort()
+
     def close_when_done(self) -> None:
         """Close the connection once its streams have ended."""
         self._closes = True
@@ -313,4 +320,4 @@ class Sender:
 
     def _schedule(self) -> None:
         self._scheduled = True
-        self._loop.call_soon(self.flush)
+        self._outbox.add(self, self._loop)

@@ -203,6 +203,9 @@ class NativeCall(Call):
     def drained(self) -> None:
         """A unary answer has its tail from the start, and ends when it is drained."""
 
+    def run_answered(self) -> None:
+        self._connection.context.outbox.flush()
+
     @property
     def request_id(self) -> str:
         """The client's where it has a fit one, else one of ours."""

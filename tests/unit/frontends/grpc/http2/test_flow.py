@@ -9,6 +9,7 @@ from hpack import Decoder
 from services.frontends.grpc.http2.flow import Sender
 from services.frontends.grpc.http2.frames import DATA, HEAD, HEADERS, MAX_WINDOW, RST_STREAM
 from services.frontends.grpc.http2.limits import Limits
+from services.frontends.grpc.http2.outbox import Outbox
 
 QUANTUM = 2**16
 BIG = b"x" * 300_000
@@ -61,7 +62,7 @@ class Answers:
     def __init__(self, window: int = MAX_WINDOW) -> None:
         self.socket = Socket()
         self.streams = {sid: Stream(sid) for sid in (1, 3, 5)}
-        self.sender = Sender(self.socket, Loop(), self.streams, Limits())  # type: ignore[arg-type] # as much as it needs
+        self.sender = Sender(self.socket, Loop(), self.streams, Limits(), Outbox())  # type: ignore[arg-type] # as much as it needs
         self.sender.window = window
 
     def frames(self) -> list[tuple[int, int, bytes]]:
