@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.load.bench.cells import IN_PROCESS, LARGE, LARGE_CONCURRENCY, Cell, Results, Sample
+from tests.load.bench.cells import IN_PROCESS, LARGE_CONCURRENCY, Cell, Results, Sample
 from tests.load.bench.figures import Figures, read_json
 from tests.load.bench.generators import GENERATORS, Load, Target
 from tests.load.bench.models import Model, describe
@@ -197,11 +197,11 @@ class Session:
     ) -> None:
         """Measure a cell once; the first round of a small model is preceded by a second of warming up."""
         try:
-            if number == 0 and not cell.model.endswith(LARGE) and cell.protocol != IN_PROCESS:
+            if number == 0 and not cell.is_large and cell.protocol != IN_PROCESS:
                 self._load(cell, target, 1)
             began, before, cpu = time.perf_counter(), core_ticks(self.slots.server.cores), _cpu(running)
             own = _generator_cpu()
-            figures = self._load(cell, target, seconds)
+            figures = self._load(cell, target, cell.seconds(seconds))
             used = _generator_cpu() - own
         except (RuntimeError, ValueError, OSError) as error:
             self.say(f"{cell} failed: {error}")
@@ -227,13 +227,11 @@ class Session:
         if cell.protocol == IN_PROCESS:
             script = str(Path(__file__).parent / "clients" / "inprocess.py")
             command = [sys.executable, script, str(self.place.description), cell.model, str(cell.concurrency)]
-            seconds = 2 * seconds if cell.model.endswith(LARGE) else seconds
             limit = seconds + START_S
             return read_json(run([*command, str(seconds)], self.slots.server, limit, {"PYTHONPATH": str(PROJECT)}))
         if target is None:
             raise ValueError("the cell has no server")
-        large = cell.model.endswith(LARGE) and cell.concurrency == LARGE_CONCURRENCY
-        requests = LARGE_CONCURRENCY * min(3, seconds) if large else 0
+        requests = LARGE_CONCURRENCY * seconds if cell.is_large and cell.concurrency == LARGE_CONCURRENCY else 0
         load = Load(cell.concurrency, seconds, self.slots.client, requests)
         return GENERATORS[cell.generator].run(target, load, self.place)
 
