@@ -18,7 +18,7 @@ from tests.load.bench import servers, table
 from tests.load.bench.cells import Cell, Results, all_cells, judged_cells, usual_cells, worker_cells
 from tests.load.bench.families import find_families
 from tests.load.bench.footprint import measure_starts, measure_swaps
-from tests.load.bench.machine import describe_machine, describe_versions
+from tests.load.bench.machine import describe_machine, describe_pauses, describe_versions, watch_cores
 from tests.load.bench.models import PEERS_MODELS, Model, link_families, read_models, write_peers_models
 from tests.load.bench.options import FULL, QUICK, STEPS, USUAL, Options, parse
 from tests.load.bench.processes import Slot
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.writelines(f"{cell}\n" for cell in cells)
         return 0
     machine, versions = describe_machine(), describe_versions(place)
+    stillness = watch_cores(sorted({*options.server.cores, *options.client.cores}), options.server.nice)
+    machine["stillness"] = stillness
     session = Session(place, models, Slots(options.server, options.client), _say)
     results, workers, extras = Results(), Results(), Extras()
     try:
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path.write_text(json.dumps(document, indent=1, default=str))
     table.show([table.figures_table(results), table.figures_table(workers), table.starts_table(extras)])
     _say(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_at_start']:.1f} at the start; {path}")
+    _say(f"At the start, {describe_pauses(stillness)}.")
     complete = options.size != QUICK and not options.only and len(options.steps) == len(STEPS)
     told = [verdict for verdict in verdicts if complete or not math.isnan(verdict.measured)]
     table.show([table.verdicts_table(told)])

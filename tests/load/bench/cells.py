@@ -62,7 +62,7 @@ SPREAD = (Cell("cornet", OIP_GRPC, "mlp", H2LOAD, 64), Cell("echo-native", ECHO_
 
 @dataclass(frozen=True)
 class Sample:
-    """One round of a cell. `cpu_s` is the server's.
+    """One round of a cell. `cpu_s` is the server's, or the library's where there is none.
 
     `foreign` is the part of the server's cores that others used meanwhile, `generator` the part of its own that the
     generator used: where that is all, it was the generator that could do no more.

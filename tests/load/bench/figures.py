@@ -19,7 +19,8 @@ _PERF_ANALYZER_MORE_S = 0.5
 class Figures:
     """One measurement. Times are the client's, in milliseconds; `errors` counts answers that were none.
 
-    `answered` counts the requests before and behind the measured time as well, which the server worked for too.
+    `answered` counts the requests before and behind the measured time as well, which the server worked for too. `cpu_s` is
+    what the measurement itself took of a CPU, where it ran without a server.
     """
 
     requests: int
@@ -28,6 +29,7 @@ class Figures:
     p50_ms: float
     p99_ms: float
     answered: int = 0
+    cpu_s: float = 0.0
 
     @property
     def per_second(self) -> float:

@@ -1,12 +1,20 @@
 """The machine and the versions a run was made with."""
 
+import json
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tests.load.bench.processes import Slot, run
 from tests.load.bench.servers import PROJECT, Place
+
+_STILLNESS = Path(__file__).parent / "clients" / "stillness.py"
+_WATCH_S = 2
+_PATIENCE_S = 20
 
 _PACKAGES = (
     "onnxruntime",
@@ -42,6 +50,21 @@ def describe_machine() -> dict[str, object]:
         "python": platform.python_version(),
         "load_at_start": os.getloadavg()[0],
     }
+
+
+def watch_cores(cores: Iterable[int], nice: int) -> dict[int, Mapping[str, float]]:
+    """How often and how long a process is kept from each core, though it wants nothing else: see `clients/stillness.py`."""
+    command = [sys.executable, str(_STILLNESS), str(_WATCH_S)]
+    return {core: json.loads(run(command, Slot((core,), nice), _WATCH_S + _PATIENCE_S)) for core in cores}
+
+
+def describe_pauses(stillness: Mapping[int, Mapping[str, float]]) -> str:
+    """In a line what `watch_cores` saw."""
+    return "; ".join(
+        f"core {core} was away for more than 0.5 ms {seen['pauses_per_second']:.0f} times a second, "
+        f"at most {seen['longest_ms']:.1f} ms, {seen['share']:.1%} of the time"
+        for core, seen in stillness.items()
+    )
 
 
 def describe_versions(place: Place) -> dict[str, object]:

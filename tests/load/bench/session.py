@@ -207,11 +207,12 @@ class Session:
             self.say(f"{cell} failed: {error}")
             results.fail(cell, str(error))
             return
-        cpu_s = _cpu(running) - cpu if running else used
+        cpu_s = _cpu(running) - cpu if running else figures.cpu_s
         elapsed = time.perf_counter() - began
-        apart = cpu_s if not set(self.slots.server.cores) & set(self.slots.client.cores) else cpu_s + used
+        shared = running is None or not set(self.slots.server.cores).isdisjoint(self.slots.client.cores)
+        ours = (cpu_s if running else 0.0) + (used if shared else 0.0)
         foreign = max(
-            0.0, (core_ticks(self.slots.server.cores) - before - apart) / elapsed / len(self.slots.server.cores)
+            0.0, (core_ticks(self.slots.server.cores) - before - ours) / elapsed / len(self.slots.server.cores)
         )
         generator = 0.0 if running is None else used / elapsed / len(self.slots.client.cores)
         rss = running.child.memory_bytes()[0] if running else 0

@@ -134,7 +134,7 @@ def _large(results: Results) -> list[Verdict]:
     served = results.find("cornet", OIP_GRPC, "vgg16", LARGE_CONCURRENCY)
     by_batch = [results.find(LIBRARY, IN_PROCESS, "vgg16", rows) for rows in (1, LARGE_CONCURRENCY)]
     best = max(by_batch, key=lambda samples: median(map(rate, samples)) if samples else 0.0)
-    return [*verdicts, Verdict("vgg16: images/s over onnxruntime's in process", 0.97, True, ratio(served, best, rate))]
+    return [*verdicts, _rates("vgg16: images/s over onnxruntime's in process", 0.97, served, best)]
 
 
 def _real_clients(results: Results) -> list[Verdict]:

@@ -2,7 +2,17 @@
 
 import pytest
 
-from tests.load.bench.cells import Cell, Results, Sample, all_cells, judged_cells, summary, usual_cells
+from tests.load.bench.cells import (
+    LONGER,
+    SPREAD,
+    Cell,
+    Results,
+    Sample,
+    all_cells,
+    judged_cells,
+    summary,
+    usual_cells,
+)
 from tests.load.bench.figures import Figures
 from tests.load.bench.options import parse
 from tests.load.bench.servers import SERVERS
@@ -24,6 +34,12 @@ def test_what_is_compared_is_measured_one_after_the_other() -> None:
     groups = [(cell.model, cell.concurrency) for cell in judged_cells([])]
     changes = [group for group, before in zip(groups, [None, *groups], strict=False) if group != before]
     assert len(changes) == len(set(groups))
+
+
+def test_rounds_are_longer_where_latencies_are_judged_and_where_runs_take_long() -> None:
+    longer = {cell for cell in judged_cells([]) if cell.seconds(2) > 2}
+    assert longer == {*SPREAD, *(cell for cell in judged_cells([]) if cell.model == "vgg16")}
+    assert {cell.seconds(2) for cell in longer} == {2 * LONGER}
 
 
 def test_medians_stand_for_the_rounds_and_errors_add_up() -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.load.bench.cells import Cell, Results, Sample
 from tests.load.bench.figures import Figures
 from tests.load.bench.generators import H2LOAD
-from tests.load.bench.protocols import OIP_GRPC
+from tests.load.bench.protocols import ECHO_GRPC, OIP_GRPC
 from tests.load.bench.targets import Extras, Verdict, judge, rate, ratio
 
 
@@ -53,6 +53,14 @@ def test_a_bound_from_above_is_reached_below_it() -> None:
     found = verdict(results(cornet=[sample(100, 2.0, 3.9)]), "gRPC ModelInfer, mlp, 64: p99 over p50")
     assert found.reached is True
     assert found.measured == pytest.approx(1.95)
+
+
+def test_a_bare_echo_s_spread_stands_beside_ours_and_is_not_judged() -> None:
+    found = results(cornet=[sample(100, 2.0, 3.0)])
+    for p99_ms in (1.0, 9.0, 3.0):
+        found.add(Cell("echo-native", ECHO_GRPC, "mlp", H2LOAD, 64), sample(100, 1.0, p99_ms))
+    rig = verdict(found, "the same of a bare echo, which is the rig's own")
+    assert (rig.measured, rig.reached) == (3.0, None)
 
 
 def test_without_a_peer_nothing_is_said_of_it() -> None:

@@ -28,15 +28,18 @@ def measure(description: dict[str, object], batch: int, seconds: float) -> dict[
     times: list[float] = []
     clock = time.perf_counter
     session.run(None, feed)
+    cpu_began = time.process_time()
     began = last = clock()
     while last - began < seconds:
         session.run(None, feed)
         now = clock()
         times.append(now - last)
         last = now
+    cpu_s = time.process_time() - cpu_began
     times.sort()
     p50, p99 = (1000 * percentile(times, share) for share in (0.5, 0.99))
-    return {"requests": len(times) * batch, "seconds": last - began, "errors": 0, "p50_ms": p50, "p99_ms": p99}
+    spent = {"seconds": last - began, "cpu_s": cpu_s}
+    return {"requests": len(times) * batch, **spent, "errors": 0, "p50_ms": p50, "p99_ms": p99}
 
 
 if __name__ == "__main__":
