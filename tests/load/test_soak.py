@@ -80,7 +80,7 @@ def give_up(server: ServerProcess, seconds: float) -> None:
 def opening(request: Request) -> bytes:
     """The first bytes of an HTTP/2 connection: preface, SETTINGS, and the head of a call without its message."""
     path = request.path.encode()
-    block = b"\x83\x86\x04" + bytes((len(path),)) + path + b"\x0f\x10\x10application/grpc"
+    block = b"\x83\x86\x04" + bytes((len(path),)) + path + b"\x0f\x10\x10application/grpc\x00\x02te\x08trailers"
     head = len(block).to_bytes(3, "big") + b"\x01\x04" + (1).to_bytes(4, "big") + block
     return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5) + head
 
