@@ -5,6 +5,7 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 
 from services.errors import DataError
+from training.datasets.classes import LEAST_ROWS
 from training.pipeline import CommonOptions, Split
 
 
@@ -26,14 +27,16 @@ def cut(data: DataT, rows: Split[np.ndarray]) -> Split[DataT]:
 def stratified_split(targets: np.ndarray, options: CommonOptions) -> Split[np.ndarray]:
     """Row indices of the three parts, each class dealt out in the same shares; shuffled, and repeatable by the seed.
 
-    `targets` is integer `[rows]`. A class too small to be in every part stays in the training part first. Raises DataError
-    where a part would have no row.
+    `targets` is integer `[rows]`. A class of three rows at least is in every part; a smaller one stays in the training part
+    first (`training.datasets.classes` refuses it where classes are learnt). Raises DataError where a part would have no row.
     """
     random = np.random.default_rng(options.seed)
     parts: tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]] = ([], [], [])
     for label in np.unique(targets):
         rows = random.permutation(np.flatnonzero(targets == label))
         test, validation = _sizes(len(rows), options)
+        if len(rows) >= LEAST_ROWS:
+            test, validation = _one_each(len(rows), test, validation)
         cuts = np.split(rows, [len(rows) - test - validation, len(rows) - test])
         for part, cut in zip(parts, cuts, strict=True):
             part.append(cut)
@@ -56,6 +59,12 @@ def time_split(rows: int, options: CommonOptions) -> tuple[int, int]:
 def _sizes(rows: int, options: CommonOptions) -> tuple[int, int]:
     test = round(rows * options.test_share)
     return test, round((rows - test) * options.validation_share)
+
+
+def _one_each(rows: int, test: int, validation: int) -> tuple[int, int]:
+    """Sizes near those two that leave no part without a row; there are three rows at least."""
+    test = min(max(test, 1), rows - 2)
+    return test, min(max(validation, 1), rows - test - 1)
 
 
 def _checked(split: Split[np.ndarray], rows: int) -> Split[np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 from services.processing import Processor
 from services.processing.tabular import Column, TabularProcessor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
-from training.datasets.tables import Table
+from training.datasets.tables import Constant, Table
 from training.optimization import GradientOptions, ScheduleName
 from training.options import Bounds
 from training.pipeline import Examples, Pipeline
@@ -34,6 +34,13 @@ class TabularOptions(GradientOptions):
     """Columns to read as categories even where every cell is a number."""
     drop: tuple[str, ...] = ()
     """Columns to leave out, such as identifiers."""
+    constant: Constant = "error"
+    """What to do with columns that hold the same in every row: refuse the file, or leave them out."""
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What `load_table` is to be told."""
+        return {"categorical": self.categorical, "drop": self.drop, "constant": self.constant}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from services.errors import DataError
 from training.datasets.npz import open_npz
+from training.datasets.places import Places
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 Columns = dict[str, np.ndarray]
 
 FORMATS = ".csv, .tsv, .txt (separated by comma, semicolon, tab, bar or white space), .parquet, .npz"
+PARQUET = (".parquet", ".pq")
 _SEPARATORS = ("\t", ";", ",", "|")
 _QUOTED = re.compile(r'"[^"]*"')
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a"})
@@ -31,26 +34,59 @@ _MOSTLY = 0.8
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 
 
-def read_columns(path: Path, categorical: Sequence[str] = ()) -> Columns:
-    """All columns of a table file by name; those in `categorical` stay text even where every cell is a number.
+@dataclass(frozen=True)
+class Cells:
+    """A text file as it is written: names, cells by row, where the rows lie, and whether its numbers have a decimal comma."""
 
-    A white-space separated file whose first line holds numbers alone has no header: its columns are named by the UCR
-    archive's custom, `class` first, then `x1`, `x2` and so on. Raises DataError naming the file and the place in it.
+    names: list[str]
+    rows: list[list[str]]
+    places: Places
+    decimal_comma: bool
+
+    def columns(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Each column's name and cells."""
+        return zip(self.names, zip(*self.rows, strict=True), strict=True)
+
+    def float(self, cell: str) -> float | None:
+        """A cell as a finite number, or None."""
+        return _float(cell.replace(",", ".") if self.decimal_comma else cell)
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell holds nothing, or a word for it."""
+    return cell.strip().lower() in _MISSING
+
+
+def read_columns(path: Path, categorical: Sequence[str] = ()) -> tuple[Columns, Places]:
+    """All columns of a table file by name, and where the rows lie in it.
+
+    Columns in `categorical` stay text even where every cell is a number. A white-space separated file whose first line
+    holds numbers alone has no header: its columns are named by the UCR archive's custom, `class` first, then `x1`, `x2`
+    and so on. Raises DataError naming the file and the place in it.
     """
+    check_file(path)
+    if path.suffix.lower() in PARQUET:
+        return _parquet(path, categorical), Places()
+    if path.suffix.lower() == ".npz":
+        return _npz(path), Places()
+    cells = read_cells(path)
+    return {name: _column(path, name, column, cells, text=name in categorical) for name, column in cells.columns()}, (
+        cells.places
+    )
+
+
+def check_file(path: Path) -> None:
+    """Raises DataError where there is no file, or an empty one."""
     if not path.is_file():
         raise DataError(
             f"{path}: expected a table file ({FORMATS}). Found {'a folder' if path.is_dir() else 'nothing'}."
         )
     if path.stat().st_size == 0:
         raise DataError(f"{path.name}: expected a header and rows. Found an empty file.")
-    if path.suffix.lower() in (".parquet", ".pq"):
-        return _parquet(path, categorical)
-    if path.suffix.lower() == ".npz":
-        return _npz(path)
-    return _text(path, categorical)
 
 
-def _text(path: Path, categorical: Sequence[str]) -> Columns:
+def read_cells(path: Path) -> Cells:
+    """The cells of a text file, all rows of one width. Raises DataError naming the file and the line."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -64,29 +100,30 @@ def _text(path: Path, categorical: Sequence[str]) -> Columns:
     separator = next((mark for mark in _SEPARATORS if mark in unquoted), None)
     if separator is None and all(_float(word) is not None for word in lines[0].split()):
         names = ["class", *(f"x{index}" for index in range(1, len(lines[0].split())))]
-        rows = list(_rows(path, names, enumerate((line.split() for line in lines), start=1)))
+        numbered = list(_rows(path, names, _split(path, text, None)))
     else:
         reader = _split(path, text, separator)
         names = _header(path, next(reader)[1])
-        rows = list(_rows(path, names, reader))
-    if not rows:
+        numbered = list(_rows(path, names, reader))
+    if not numbered:
         raise DataError(f"{path.name}: expected rows below the header. Found none.")
-    comma = separator != "," and _decimal_comma(rows)
-    columns = zip(*rows, strict=True)
-    return {
-        name: _column(path, name, cells, comma, text=name in categorical)
-        for name, cells in zip(names, columns, strict=True)
-    }
+    rows = [cells for _, cells in numbered]
+    places = Places(np.array([number for number, _ in numbered]))
+    return Cells(names, rows, places, separator != "," and _decimal_comma(rows))
 
 
 def _split(path: Path, text: str, separator: str | None) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of every line that is not blank; a quoted cell may hold separators and line breaks."""
+    """Cells of every line that is not blank, and the line they begin in; a quoted cell may hold separators and breaks."""
     if separator is None:
         yield from ((number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip())
         return
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
+    begins = 1
     try:
-        yield from ((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield begins, cells
+            begins = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
             f"{path.name}, line {reader.line_num}: expected well-formed quoting. Found: {error}."
@@ -112,32 +149,32 @@ def _check_unique(path: Path, names: Iterable[str]) -> None:
         raise DataError(f"{path.name}: expected each column name once. Found more than once: {', '.join(twice)}.")
 
 
-def _rows(path: Path, names: Sequence[str], lines: Iterable[tuple[int, list[str]]]) -> Iterator[list[str]]:
+def _rows(path: Path, names: Sequence[str], lines: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
     for number, cells in lines:
         if len(cells) != len(names):
             raise DataError(
                 f"{path.name}, line {number}: expected {len(names)} cells, as in the first line. Found {len(cells)}."
             )
-        yield cells
+        yield number, cells
 
 
-def _column(path: Path, name: str, cells: Sequence[str], comma: bool, *, text: bool) -> np.ndarray:
+def _column(path: Path, name: str, column: Sequence[str], cells: Cells, *, text: bool) -> np.ndarray:
     """Numbers where all cells are, texts where most are not; something between is a mistake in the file."""
-    stripped = [cell.strip() for cell in cells]
-    present = {row: cell for row, cell in enumerate(stripped) if cell.lower() not in _MISSING}
+    stripped = [cell.strip() for cell in column]
+    present = {row: cell for row, cell in enumerate(stripped) if not is_missing(cell)}
     if not text:
-        numbers = {row: _float(cell.replace(",", ".") if comma else cell) for row, cell in present.items()}
+        numbers = {row: cells.float(cell) for row, cell in present.items()}
         wrong = [row for row, value in numbers.items() if value is None]
         if not wrong:
-            values = np.full(len(cells), np.nan)
+            values = np.full(len(column), np.nan)
             values[list(numbers)] = list(numbers.values())
             return values
         if len(wrong) <= (1 - _MOSTLY) * len(present):
             raise DataError(
-                f"{path.name}, row {wrong[0] + 1}, column {name!r}: expected a number, as in the other rows. "
+                f"{path.name}, {cells.places.of(wrong[0])}, column {name!r}: expected a number, as in the other rows. "
                 f"Found {stripped[wrong[0]]!r}. If the column holds categories: --set categorical={name}."
             )
-    texts = np.full(len(cells), None, dtype=object)
+    texts = np.full(len(column), None, dtype=object)
     texts[list(present)] = list(present.values())
     return texts
 

@@ -19,14 +19,18 @@ import numpy as np
 
 from services.errors import DataError
 from services.manifest import sha256
+from services.processing import Processor
 from services.processing.image import FORMATS
+from training.datasets.classes import check_classes
 from training.datasets.npz import open_npz
+from training.datasets.places import Places
 from training.pipeline import Loaded
 
 _LITTER = frozenset({"desktop.ini", "Thumbs.db"})
 """What desktops leave in folders of images."""
 _NPZ_KEYS = (("images", "labels"), ("x", "y"))
 _IDX_UINT8 = 0x08
+_MOST_FAULTS = 5
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,34 @@ class Images:
         """The images at these indices, in their order."""
         images = self.images[rows] if isinstance(self.images, np.ndarray) else [self.images[row] for row in rows]
         return Images(images, self.targets[rows], self.labels)
+
+    def listed(self, rows: np.ndarray) -> str:
+        """The files of these pictures, or their numbers, from 1, where they are in one file."""
+        if isinstance(self.images, np.ndarray):
+            return Places().listed(rows)
+        return ", ".join(str(image) for row in rows if isinstance(image := self.images[row], Path))
+
+    def encode(self, processor: Processor) -> dict[str, np.ndarray]:
+        """What a processor makes of the pictures. Raises DataError that names every file which is no whole picture."""
+        if isinstance(self.images, np.ndarray) or not len(self):
+            return processor.encode(self.images)
+        encoded, faults = [], []
+        for image in self.images:
+            try:
+                encoded.append(processor.encode([image]))
+            except DataError as error:
+                record = f"record 0 ({image.name})" if isinstance(image, Path) else ""
+                faults.append(str(error).replace(record, str(image)) if record else str(error))
+        _raise(faults)
+        return {name: np.concatenate([tensors[name] for tensors in encoded]) for name in encoded[0]}
+
+
+def load_classes(path: Path) -> Loaded[Images]:
+    """Read pictures to learn classes from: `load_images`, and every class has pictures enough. Raises DataError."""
+    loaded = load_images(path)
+    data = loaded.data
+    check_classes(loaded.name, data.labels, data.targets, data.listed)
+    return loaded
 
 
 def load_images(path: Path) -> Loaded[Images]:
@@ -118,9 +150,25 @@ def _folder(path: Path) -> Loaded[Images]:
         raise DataError(f"{path}: expected a folder per class, two at least. Found: {list(by_class) or 'none'}.")
     files = [file for group in by_class.values() for file in group]
     targets = np.repeat(np.arange(len(by_class)), [len(group) for group in by_class.values()])
-    for file in files:
-        image_shape(file)
+    _check_headers(files)
     return Loaded(Images(files, targets, tuple(by_class)), path.name, hash_tree(path, files))
+
+
+def _check_headers(files: Sequence[Path]) -> None:
+    faults = []
+    for file in files:
+        try:
+            image_shape(file)
+        except DataError as error:
+            faults.append(str(error))
+    _raise(faults)
+
+
+def _raise(faults: Sequence[str]) -> None:
+    """Raise DataError for the faults of single files: the first ones in full, the rest counted."""
+    if faults:
+        more = f" And {len(faults) - _MOST_FAULTS} more." if len(faults) > _MOST_FAULTS else ""
+        raise DataError("\n".join(faults[:_MOST_FAULTS]) + more)
 
 
 def _npz(path: Path) -> Loaded[Images]:

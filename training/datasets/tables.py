@@ -1,6 +1,7 @@
 """Tables for the tabular families: feature columns and a target, checked before anything is trained on them."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,14 @@ import numpy as np
 from services.errors import DataError
 from services.manifest import sha256
 from training.datasets.cells import Columns, read_columns
+from training.datasets.classes import check_classes
+from training.datasets.places import Places
 from training.pipeline import Loaded, Source
 
 TargetKind = Literal["number", "class", "optional class"]
+Constant = Literal["error", "drop"]
+
+_log = logging.getLogger(__name__)
 
 MIN_ROWS = 10
 _LISTED = 20
@@ -42,17 +48,23 @@ class Table:
 
 
 def load_table(
-    source: Source, kind: TargetKind, *, categorical: Sequence[str] = (), drop: Sequence[str] = ()
+    source: Source,
+    kind: TargetKind,
+    *,
+    categorical: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    constant: Constant = "error",
 ) -> Loaded[Table]:
     """Read and check the user's table. `source.path` is set.
 
     `source.target` names the target, by column name or index; it may be left out where the file says it (an NPZ, or a
-    file without a header that starts with the class) or `kind` makes it optional ('' then means none). Raises DataError.
+    file without a header that starts with the class) or `kind` makes it optional ('' then means none). `constant` says
+    what becomes of columns that hold the same in every row. Raises DataError.
     """
     path = source.path
     if path is None:
         raise ValueError("load_table reads files: the default data is the family's")
-    columns = read_columns(path, categorical)
+    columns, places = read_columns(path, categorical)
     _known(path, columns, (*categorical, *drop))
     columns = {name: column for name, column in columns.items() if name not in drop}
     name = _target_name(path, source.target, columns, kind)
@@ -62,15 +74,23 @@ def load_table(
     rows = len(next(iter(columns.values())))
     if rows < MIN_ROWS:
         raise DataError(f"{path.name}: expected at least {MIN_ROWS} rows. Found {rows}.")
+    columns = _varying(path.name, columns, constant)
     for column, values in columns.items():
         _check_feature(path.name, column, values)
     if target is None or name is None:
         return Loaded(Table(columns), path.name, sha256(path))
-    _check_present(path.name, name, target)
+    _check_present(path.name, name, target, places)
     if kind == "number":
-        table = Table(columns, numbers(path.name, name, target))
+        table = Table(columns, numbers(path.name, name, target, places))
     else:
-        table = Table(columns, *classes(path.name, name, target, at_least=2 if kind == "class" else 1))
+        table = Table(columns, *classes(target))
+        hint = _regression_hint(target, table.labels)
+        if kind == "class":
+            check_classes(f"{path.name}, column {name!r}", table.labels, _indices(table), places.listed, hint=hint)
+        elif len(table.labels) < 2:
+            raise DataError(
+                f"{path.name}, column {name!r}: expected at least two classes. Found only {table.labels[0]!r}."
+            )
     return Loaded(table, path.name, sha256(path))
 
 
@@ -83,12 +103,12 @@ def bundled(
     return Loaded(Table(columns, target, tuple(str(label) for label in labels)), name, digest.hexdigest())
 
 
-def numbers(file: str, name: str, values: np.ndarray) -> np.ndarray:
+def numbers(file: str, name: str, values: np.ndarray, places: Places) -> np.ndarray:
     """The target of a regression. Raises DataError where it is no number or the same everywhere."""
     if values.dtype == object:
-        row = next(row for row, value in enumerate(values, start=1) if value is not None)
+        row = next(row for row, value in enumerate(values) if value is not None)
         raise DataError(
-            f"{file}, row {row}, column {name!r}: expected a number to predict. Found {values[row - 1]!r}. "
+            f"{file}, {places.of(row)}, column {name!r}: expected a number to predict. Found {values[row]!r}. "
             f"For classes, use the family classifier."
         )
     if np.ptp(values) == 0:
@@ -96,25 +116,13 @@ def numbers(file: str, name: str, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def classes(file: str, name: str, values: np.ndarray, *, at_least: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def classes(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Class indices int64 `[rows]` and the labels, in the order of the numbers they stand for or of the alphabet.
 
-    A whole number is written without a decimal point. Raises DataError for one class alone, or a class of fewer than
-    `at_least` rows.
+    A whole number is written without a decimal point.
     """
-    known, indices, counts = np.unique(
-        values if values.dtype != object else values.astype(str), return_inverse=True, return_counts=True
-    )
+    known, indices = np.unique(values if values.dtype != object else values.astype(str), return_inverse=True)
     labels = tuple(str(value) if values.dtype == object else f"{value:.10g}" for value in known)
-    if len(labels) < 2:
-        raise DataError(f"{file}, column {name!r}: expected at least two classes. Found only {labels[0]!r}.")
-    if counts.min() < at_least:
-        rare = [label for label, count in zip(labels, counts, strict=True) if count < at_least]
-        hint = " To predict a number, use the family regressor." if values.dtype != object and len(labels) > 20 else ""
-        raise DataError(
-            f"{file}, column {name!r}: expected at least {at_least} rows of every class. "
-            f"Found fewer for {len(rare)} of the {len(labels)} classes, such as {rare[0]!r}.{hint}"
-        )
     return indices.astype(np.int64), labels
 
 
@@ -143,6 +151,45 @@ def _known(path: Path, columns: Columns, names: Sequence[str]) -> None:
             raise DataError(f"{path.name}: expected columns out of {_listed(list(columns))}. Received {name!r}.")
 
 
+def _varying(file: str, columns: Columns, constant: Constant) -> Columns:
+    """The columns that hold more than one value, a missing one counted. Raises DataError that lists all the others."""
+    steady = [name for name, values in columns.items() if _is_constant(values)]
+    if not steady:
+        return columns
+    if constant == "drop":
+        _log.warning("%s: left out the constant columns %s", file, _listed(steady))
+        kept = {name: values for name, values in columns.items() if name not in steady}
+        if not kept:
+            raise DataError(f"{file}: expected a column that varies beside the target. Found none.")
+        return kept
+    value = columns[steady[0]][0]
+    found = f"{value:g}" if isinstance(value, float) else repr(value)
+    plural = f"{len(steady)} columns that hold" if len(steady) > 1 else "a column that holds"
+    raise DataError(
+        f"{file}, column {steady[0]!r}: expected values that vary: nothing can be learnt from one. Found {plural} the same "
+        f"in every row ({found} in {steady[0]!r}). Leave out with --set constant=drop, or by name: "
+        f"--set drop={','.join(steady)}."
+    )
+
+
+def _is_constant(values: np.ndarray) -> bool:
+    """Whether every row holds the same. A column of nothing at all is left to `_check_feature`, which says so."""
+    if values.dtype != object:
+        return bool((values == values[0]).all())
+    return values[0] is not None and bool((values == values[0]).all())
+
+
+def _indices(table: Table) -> np.ndarray:
+    if table.target is None:
+        raise ValueError("a table of classes has a target")
+    return table.target
+
+
+def _regression_hint(target: np.ndarray, labels: Sequence[str]) -> str:
+    many = target.dtype != object and len(labels) > _LISTED
+    return " To predict a number, use the family regressor." if many else ""
+
+
 def _check_feature(file: str, name: str, values: np.ndarray) -> None:
     """Raise for a column that holds nothing, or one text per row: an identifier that nothing can be learnt from."""
     if values.dtype != object:
@@ -162,14 +209,13 @@ def _check_feature(file: str, name: str, values: np.ndarray) -> None:
         )
 
 
-def _check_present(file: str, name: str, target: np.ndarray) -> None:
+def _check_present(file: str, name: str, target: np.ndarray, places: Places) -> None:
     missing = np.array([value is None for value in target]) if target.dtype == object else np.isnan(target)
     if missing.any():
-        rows = np.flatnonzero(missing) + 1
-        some = ", ".join(str(row) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
+        rows = np.flatnonzero(missing)
         raise DataError(
             f"{file}, column {name!r}: expected a target in every row. Found none in {len(rows)} of {len(target)} rows: "
-            f"{some}."
+            f"{places.listed(rows)}."
         )
 
 

@@ -18,6 +18,8 @@ import numpy as np
 
 from services.errors import DataError
 from services.manifest import sha256
+from training.datasets.classes import check_classes
+from training.datasets.places import Places
 from training.pipeline import Loaded
 
 DOCSTRING_PACKAGES = {
@@ -55,10 +57,9 @@ def load_texts(path: Path, *, target: str | None = None, text: str = "", encodin
     """Read a CSV or TSV file with a header line.
 
     `target` names the column of labels, by default the one with the fewest different values; `text` that of texts, by default
-    the longest of the others. A BOM is passed over. Raises DataError naming file, row (from 1, without the header) and
-    column.
+    the longest of the others. A BOM is passed over. Raises DataError naming file, line and column.
     """
-    header, rows = _read(path, encoding)
+    header, rows, places = _read(path, encoding)
     for name in (target, text):
         if name and name not in header:
             raise DataError(f"{path.name}: expected a column {name!r}. Found: {', '.join(header)}.")
@@ -70,14 +71,19 @@ def load_texts(path: Path, *, target: str | None = None, text: str = "", encodin
     if text_column == label_column:
         raise DataError(f"{path.name}: expected two columns for text and label. Received: {text_column!r} for both.")
     for name in (text_column, label_column):
-        empty = next((row for row, value in enumerate(columns[name], 1) if not value.strip()), None)
-        if empty is not None:
-            raise DataError(f"{path.name}: column {name!r}, row {empty}: expected a text. Found an empty one.")
-    data = labelled(columns[text_column], [label.strip() for label in columns[label_column]])
-    if len(data.labels) < 2:
+        empty = [row for row, value in enumerate(columns[name]) if not value.strip()]
+        if empty:
+            raise DataError(
+                f"{path.name}, {places.of(empty[0])}, column {name!r}: expected a text. Found an empty one"
+                f"{f', and {len(empty) - 1} more' if len(empty) > 1 else ''}."
+            )
+    if len(set(columns[text_column])) == 1:
         raise DataError(
-            f"{path.name}: column {label_column!r}: expected two classes at least. Found: {data.labels[0]}."
+            f"{path.name}, column {text_column!r}: expected texts that differ. "
+            f"Found {shorten(columns[text_column][0], 80)!r} in every row."
         )
+    data = labelled(columns[text_column], [label.strip() for label in columns[label_column]])
+    check_classes(f"{path.name}, column {label_column!r}", data.labels, data.targets, places.listed)
     return Loaded(data, path.name, sha256(path))
 
 
@@ -108,8 +114,8 @@ def labelled(texts: Sequence[str], labels: Sequence[str]) -> Texts:
     return Texts(tuple(texts), targets.astype(np.int64), tuple(str(name) for name in names))
 
 
-def _read(path: Path, encoding: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, all of one width."""
+def _read(path: Path, encoding: str) -> tuple[list[str], list[list[str]], Places]:
+    """Header, rows, all of one width, and where the rows lie."""
     if not path.is_file():
         raise DataError(f"{path}: expected a CSV or TSV file of texts and labels. Found nothing.")
     try:
@@ -123,29 +129,41 @@ def _read(path: Path, encoding: str) -> tuple[list[str], list[list[str]]]:
     except LookupError as error:
         raise DataError(f"Expected a known text encoding. Received: {encoding!r}.") from error
     if path.suffix.lower() == ".csv":
-        rows = _csv_rows(path, content)
+        numbered = _csv_rows(path, content)
     else:
-        rows = [line.split("\t") for line in content.replace("\r\n", "\n").split("\n") if line.strip()]
+        lines = content.replace("\r\n", "\n").split("\n")
+        numbered = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [fields for _, fields in numbered]
     if len(rows) < 2 or len(rows[0]) < 2:
         found = f"{len(rows)} lines, the first with {len(rows[0]) if rows else 0} fields"
         raise DataError(f"{path.name}: expected a header of two columns at least, and rows. Found: {found}.")
     header = [name.strip() for name in rows[0]]
     if len(set(header)) < len(header):
         raise DataError(f"{path.name}: expected different column names. Found: {', '.join(header)}.")
-    for number, row in enumerate(rows[1:], 1):
+    for number, row in numbered[1:]:
         if len(row) != len(header):
             raise DataError(
-                f"{path.name}, row {number}: expected {len(header)} fields ({', '.join(header)}). Found: {len(row)}."
+                f"{path.name}, line {number}: expected {len(header)} fields ({', '.join(header)}). Found: {len(row)}."
             )
-    return header, rows[1:]
+    return header, rows[1:], Places(np.array([number for number, _ in numbered[1:]]))
 
 
-def _csv_rows(path: Path, content: str) -> list[list[str]]:
+def _csv_rows(path: Path, content: str) -> list[tuple[int, list[str]]]:
+    """Rows that are not blank, each with the line it begins in."""
     limit = csv.field_size_limit(_LONGEST_FIELD)
+    reader = csv.reader(content.splitlines(keepends=True), strict=True)
+    rows, begins = [], 1
     try:
-        return [row for row in csv.reader(content.splitlines(keepends=True), strict=True) if any(row)]
+        for row in reader:
+            if any(row):
+                rows.append((begins, row))
+            begins = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path.name}: expected CSV with fields quoted as RFC 4180 says. Received: {error}.") from error
+        raise DataError(
+            f"{path.name}, line {begins}: expected CSV with fields quoted as RFC 4180 says. Received: {error}."
+        ) from error
+    else:
+        return rows
     finally:
         csv.field_size_limit(limit)
 

@@ -65,11 +65,7 @@ class Autoencoder(TabularPipeline[AutoencoderOptions]):
     primary_metric: ClassVar[str] = "roc_auc"
 
     def load(self, source: Source, options: AutoencoderOptions) -> Loaded[Table]:
-        loaded = (
-            _default()
-            if source.path is None
-            else load_table(source, "optional class", categorical=options.categorical, drop=options.drop)
-        )
+        loaded = _default() if source.path is None else load_table(source, "optional class", **options.reading)
         table = loaded.data
         if options.normal and options.normal not in table.labels:
             found = ", ".join(table.labels) or "no target"

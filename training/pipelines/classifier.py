@@ -46,7 +46,7 @@ class Classifier(TabularPipeline[ClassifierOptions]):
 
     def load(self, source: Source, options: ClassifierOptions) -> Loaded[Table]:
         if source.path is not None:
-            return load_table(source, "class", categorical=options.categorical, drop=options.drop)
+            return load_table(source, "class", **options.reading)
         from sklearn.datasets import load_wine
 
         data = load_wine()

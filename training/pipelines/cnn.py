@@ -11,7 +11,7 @@ from services.errors import InvalidArgument
 from services.processing import Processor
 from services.processing.image import ImageProcessor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
-from training.datasets.images import Images, digits, image_shape, load_images
+from training.datasets.images import Images, digits, image_shape, load_classes
 from training.evaluation import classification_metrics, classifier_baseline, confusion_plot, new_figure
 from training.optimization import GradientOptions, ScheduleName, optimizer
 from training.options import Bounds
@@ -91,7 +91,7 @@ class Cnn(Pipeline[Images, Options]):
     primary_metric = "accuracy"
 
     def load(self, source: Source, options: Options) -> Loaded[Images]:
-        return digits() if source.path is None else load_images(source.path)
+        return digits() if source.path is None else load_classes(source.path)
 
     def split(self, data: Images, options: Options) -> Split[Images]:
         return cut(data, stratified_split(data.targets, options))
@@ -114,7 +114,7 @@ class Cnn(Pipeline[Images, Options]):
         return ImageProcessor.fit(height=height, width=width, channels=channels)
 
     def examples(self, data: Images, processor: Processor, options: Options) -> Examples:
-        return Examples(processor.encode(data.images), data.targets, labels=data.labels)
+        return Examples(data.encode(processor), data.targets, labels=data.labels)
 
     def build(self, train: Examples, processor: Processor, options: Options) -> "keras.Model":
         import keras

@@ -48,7 +48,7 @@ class Regressor(TabularPipeline[RegressorOptions]):
 
     def load(self, source: Source, options: RegressorOptions) -> Loaded[Table]:
         if source.path is not None:
-            return load_table(source, "number", categorical=options.categorical, drop=options.drop)
+            return load_table(source, "number", **options.reading)
         from sklearn.datasets import load_diabetes
 
         data = load_diabetes(scaled=False)

@@ -85,11 +85,12 @@ def test_a_picture_cut_short_is_named(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         picture = Image.fromarray(RANDOM.integers(0, 256, (60, 60, 3), np.uint8))
-        picture.save(tmp_path / name / "whole.png")
-    whole = (tmp_path / "dog" / "whole.png").read_bytes()
+        for index in range(3):
+            picture.save(tmp_path / name / f"{index}.png")
+    whole = (tmp_path / "dog" / "0.png").read_bytes()
     (tmp_path / "dog" / "half.png").write_bytes(whole[: len(whole) // 2])
     data = PIPELINE.load(Source(tmp_path), options()).data
-    with pytest.raises(DataError, match=r"half\.png"):
+    with pytest.raises(DataError, match=r"dog/half\.png: expected a whole image file"):
         PIPELINE.examples(data, PIPELINE.fit_processor(data, options()), options())
 
 

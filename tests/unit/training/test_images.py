@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from services.errors import DataError
-from training.datasets.images import digits, image_shape, load_images, read_idx
+from services.processing.image import ImageProcessor
+from training.datasets.images import digits, image_shape, load_classes, load_images, read_idx
 from training.datasets.probes import photographs, probe_folder
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 5, 4), np.uint8)
@@ -94,6 +95,24 @@ def test_a_file_that_is_no_image_is_named(folder: Path) -> None:
     (folder / "dog" / "notes.png").write_text("not a picture")
     with pytest.raises(DataError, match=r"dog/notes\.png: expected an image file"):
         load_images(folder)
+
+
+def test_every_file_that_is_no_whole_image_is_named_before_training(folder: Path) -> None:
+    whole = (folder / "cat" / "0.png").read_bytes()
+    (folder / "cat" / "1.png").write_bytes(whole[:45])
+    (folder / "dog" / "0.png").write_bytes(whole[:45])
+    data = load_images(folder).data
+    with pytest.raises(DataError) as caught:
+        data.encode(ImageProcessor.fit(4, 4, 3))
+    for name in ("cat/1.png", "dog/0.png"):
+        assert f"{name}: expected a whole image file" in str(caught.value).replace(f"{folder}/", "").replace(
+            " (1.png)", ""
+        )
+
+
+def test_a_class_of_too_few_pictures_is_named_with_them(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"pets: expected at least 3 rows of every class.*'dog' twice \(.*dog/0\.png, "):
+        load_classes(folder)
 
 
 def test_an_empty_class_is_named(folder: Path) -> None:

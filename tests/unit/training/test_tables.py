@@ -16,6 +16,8 @@ from training.pipeline import Source
 Write = Callable[..., Path]
 ROWS = [f"{i},{'red' if i % 2 else 'blue'},{i * 1.5}" for i in range(12)]
 
+SEVENS = [f"{i},{'red' if i % 2 else 'blue'},7" for i in range(12)]
+
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
@@ -140,23 +142,33 @@ def test_what_was_read_is_hashed(write: Write) -> None:
             csv(*ROWS, "abc,red,1"),
             "y",
             "number",
-            "row 13, column 'a': expected a number, as in the other rows. Found 'abc'",
+            "line 14, column 'a': expected a number, as in the other rows. Found 'abc'",
         ),
         (
             csv(*ROWS, "1,red,"),
             "y",
             "number",
-            "column 'y': expected a target in every row. Found none in 1 of 13 rows: 13",
+            "column 'y': expected a target in every row. Found none in 1 of 13 rows: line 14",
         ),
-        (csv(*ROWS), "colour", "number", "row 1, column 'colour': expected a number to predict. Found 'blue'"),
+        (csv(*ROWS), "colour", "number", "line 2, column 'colour': expected a number to predict. Found 'blue'"),
         (csv(*ROWS[:5]), "y", "number", "expected at least 10 rows. Found 5"),
-        (csv(*(f"{i},red,7" for i in range(12))), "y", "number", "column 'y': expected a target that varies. Found 7"),
-        (csv(*(f"{i},red,7" for i in range(12))), "y", "class", "expected at least two classes. Found only '7'"),
+        (
+            csv(*(f"{i},{i % 2 and 'red'},7" for i in range(12))),
+            "y",
+            "number",
+            "column 'y': expected a target that varies. Found 7",
+        ),
+        (
+            csv(*(f"{i},{i % 2 and 'red'},7" for i in range(12))),
+            "y",
+            "class",
+            "expected at least two classes. Found only '7'",
+        ),
         (
             csv(*ROWS, "1,green,1"),
             "colour",
             "class",
-            "expected at least 2 rows of every class. Found fewer for 1 of the 3",
+            "one each for training, validation and test. Found 'green' once (line 14), of 3 classes",
         ),
         (csv(*(f"{i},,{i}" for i in range(12))), "y", "number", "column 'colour': expected some values. Found none"),
         (csv(*(f"{i},id{i},{i}" for i in range(60))), "y", "number", "Found 60 different texts in 60 rows"),
@@ -169,6 +181,35 @@ def test_a_misfit_is_named(write: Write, text: str, target: str | None, kind: Ta
         load(write(text), target, kind)
     assert message in str(caught.value)
     assert "table.csv" in str(caught.value)
+
+
+CONSTANT = csv(*(f"{i},7,red,{i}" for i in range(12)), header="a,b,colour,y")
+
+
+def test_all_constant_columns_are_refused_at_once(write: Write) -> None:
+    with pytest.raises(DataError, match=r"column 'b': expected values that vary.*2 columns.*--set drop=b,colour"):
+        load(write(CONSTANT))
+
+
+def test_constant_columns_are_left_out_where_asked_for(write: Write) -> None:
+    assert list(load(write(CONSTANT), drop=("b", "colour")).columns) == ["a"]
+    table = load_table(Source(write(CONSTANT), "y"), "number", constant="drop").data
+    assert list(table.columns) == ["a"]
+
+
+def test_a_column_of_one_value_and_holes_is_not_constant(write: Write) -> None:
+    assert "colour" in load(write(csv(*(f"{i},{'red' if i else ''},{i}" for i in range(12))))).columns
+
+
+def test_a_quoted_line_break_moves_the_lines_that_are_named(write: Write) -> None:
+    rows = [*ROWS, '1,"red, and\nblue",3', "", "1,blue,soon"]
+    with pytest.raises(DataError, match=r"line 17, column 'y'.*'soon'"):
+        load(write(csv(*rows)))
+
+
+def test_rare_anomalies_are_no_reason_to_refuse_a_table(write: Write) -> None:
+    table = load(write(csv(*ROWS, "1,green,1")), "colour", "optional class")
+    assert table.labels == ("blue", "green", "red")
 
 
 def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
