@@ -166,6 +166,12 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
     """The dataclass of the family's options."""
     primary_metric: ClassVar[str]
     """The metric of `evaluate` that tables show, and the one its baseline is compared by."""
+    split_options: ClassVar[tuple[str, ...]] = ("seed", "test_share", "validation_share")
+    """Options that decide which rows are held out: where they are equal, so are the rows of the same data."""
+
+    def chosen(self, options: OptionsT) -> "Pipeline[Any, OptionsT]":
+        """The pipeline for the task that the options ask for: itself, unless the family has several."""
+        return self
 
     @abstractmethod
     def load(self, source: Source, options: OptionsT) -> Loaded[DataT]:
@@ -174,6 +180,10 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
     @abstractmethod
     def split(self, data: DataT, options: OptionsT) -> Split[DataT]:
         """Cut into train, validation and test, seeded (in time for series), before anything is fitted."""
+
+    def judged(self, data: DataT, options: OptionsT) -> DataT:
+        """All rows of data that nothing was learnt from, as `split` would hand them to the test part."""
+        return data
 
     @abstractmethod
     def fit_processor(self, train: DataT, options: OptionsT) -> Processor:

@@ -64,6 +64,7 @@ def train(job: Job, console: Console) -> Outcome:
 
     A variant that its gates refuse is in the outcome and in the report, and raises nothing: the float32 model is published.
     """
+    job = dataclasses.replace(job, pipeline=job.pipeline.chosen(job.options))
     pipeline, options, name = job.pipeline, job.options, job.name or job.pipeline.family
     option_values.check(options)
     for published in (name, *(f"{name}-{precision}" for precision in job.variants.wanted)):
@@ -112,7 +113,13 @@ def train(job: Job, console: Console) -> Outcome:
     print_variants(console, variants)
     report = RunReport(pipeline, options, rows, exported, history, seconds, metrics, baseline, plots, variants)
     write_report(run.report, report)
-    run.finish(metrics=dict(metrics), baseline=dataclasses.asdict(baseline), history=history, version=exported.version)
+    run.finish(
+        metrics=dict(metrics),
+        baseline=dataclasses.asdict(baseline),
+        history=history,
+        seconds=seconds,
+        version=exported.version,
+    )
     for version in (exported, *(variant.exported for variant in variants if variant.exported)):
         console.print(f"exported {version.path}", soft_wrap=True)
     console.print(f"report   {run.report}", soft_wrap=True)

@@ -122,6 +122,19 @@ class MaskedPooling(keras.layers.Layer):  # type: ignore[misc]  # keras ships no
         return {**super().get_config(), "kind": self.kind}
 
 
+@keras.saving.register_keras_serializable(package="cornet")
+class ReversedTokens(keras.layers.Layer):  # type: ignore[misc]  # keras ships no types
+    """f32 `[B, L, width]` with each row's tokens in reverse order, and zeros for its padding, behind them."""
+
+    def call(self, values: Any, mask: Any) -> Any:
+        # The last token's place and not their number: a zero between tokens is read like one.
+        places = ops.arange(1, ops.shape(mask)[1] + 1, dtype="float32")
+        lengths = ops.max(mask * places, axis=1, keepdims=True)
+        reverse = tf.reverse_sequence(values, ops.cast(lengths[:, 0], "int32"), seq_axis=1, batch_axis=0)
+        # The product also keeps tf2onnx from taking this and a recurrent layer for ONNX's reverse one, which has no lengths.
+        return reverse * ops.cast(places <= lengths, "float32")[:, :, None]
+
+
 def sinusoids(length: int, width: int) -> np.ndarray:
     """f32 `[length, width]`: sines in the even columns, cosines in the odd, wavelengths from 2 pi to 10000 times that."""
     places = np.arange(length)[:, None]

@@ -9,15 +9,16 @@ import onnx
 import pytest
 
 from services.engine.backend import BackendOptions, OnnxBackend
-from services.errors import InvalidArgument
+from services.errors import DataError, InvalidArgument
 from services.processing.series import SeriesProcessor
 from training.datasets.series import Series
 from training.environment import import_keras
+from training.forecasting import SeriesExamples
 from training.formats import serving_function
 from training.onnx_format import write_onnx
 from training.options import parse
 from training.pipeline import ServingModel, Source
-from training.pipelines.lstm import PIPELINE, Options, SeriesExamples
+from training.pipelines.lstm import PIPELINE, Options
 from training.runner import predict
 
 # Keras turns TensorFlow variables into arrays by a protocol that numpy 2 deprecates.
@@ -102,19 +103,27 @@ def test_the_seasonal_baseline_repeats_the_season_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "layers", "operation"), [("lstm", 2, "LSTM"), ("gru", 2, "GRU"), ("simple_rnn", 1, None)]
+    ("settings", "operation", "count"),
+    [
+        (("cell=lstm", "layers=2"), "LSTM", 2),
+        (("cell=gru", "layers=2"), "GRU", 2),
+        (("cell=simple_rnn",), None, 0),
+        (("cell=lstm", "layers=2", "bidirectional=true"), "LSTM", 2),
+        (("cell=simple_rnn", "layers=2", "bidirectional=true", "scaling=window"), None, 0),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, tuple) else None,
 )
 def test_every_cell_exports_without_a_loop_and_answers_the_same(
-    tmp_path: Path, cell: str, layers: int, operation: str | None
+    tmp_path: Path, settings: tuple[str, ...], operation: str | None, count: int
 ) -> None:
-    serving, rows = serving_of(options(f"cell={cell}", f"layers={layers}"))
+    serving, rows = serving_of(options(*settings))
     shaken(serving)
     function = serving_function(serving.model, serving.signature)
     path = tmp_path / "model.onnx"
-    write_onnx(path, serving.model, function, serving.signature, name=cell)
+    write_onnx(path, serving.model, function, serving.signature, name="lstm")
     operations = [node.op_type for node in onnx.load(path).graph.node]
     assert not {"Loop", "Scan"} & set(operations)
-    assert operations.count(operation) == (layers if operation else 0)
+    assert operations.count(operation) == count
     backend = OnnxBackend(path, BackendOptions())
     for batch in (rows.inputs["window"][:1], rows.inputs["window"][:33]):
         want = np.asarray(serving.model({"window": batch})["forecast"])
@@ -140,6 +149,74 @@ def test_the_fused_gru_is_keras_gru_under_the_same_weights(tmp_path: Path) -> No
     np.testing.assert_allclose(ours(rows), theirs(rows), atol=1e-6)
     ours.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(rows), ours(rows))
+
+
+def panel(rows: int = 80) -> Series:
+    """Three walks, each on a level of its own; of the last, a hundred times the first, deviations are larger too."""
+    walks = [walk(rows, 1, 0).values * level for level in (1, 10, 100)]
+    one = np.zeros(rows, np.int64)
+    return Series(
+        np.concatenate(walks),
+        np.tile(np.arange(rows, dtype=np.float64), 3),
+        np.repeat(np.arange(3), rows),
+        ("a",),
+        0,
+        series=np.concatenate([one, one + 1, one + 2]),
+        names=("low", "middle", "high"),
+    )
+
+
+def test_each_of_many_series_is_cut_in_time_by_itself() -> None:
+    chosen = options("test_share=0.25", "validation_share=0.25")
+    split = PIPELINE.split(panel(), chosen)
+    processor = PIPELINE.fit_processor(split.train, chosen)
+    train, validation, test = (
+        PIPELINE.examples(part, processor, chosen) for part in (split.train, split.validation, split.test)
+    )
+    for index in range(3):
+        times = [part.times[part.rows_of(index)] for part in (train, validation, test)]
+        assert times[0].max() < times[1].min() == 45
+        assert times[1].max() < times[2].min() == 60
+
+
+def test_the_answer_to_a_window_follows_its_level_and_scale() -> None:
+    chosen = options()
+    serving, rows = serving_of(chosen, panel())
+    shaken(serving)
+    window = rows.inputs["window"][:4]
+    plain = predict(serving, {"window": window})["forecast"]
+    moved = predict(serving, {"window": window * 50 + 7000})["forecast"]
+    np.testing.assert_allclose(moved, plain * 50 + 7000, rtol=1e-3)
+
+
+def test_a_series_without_a_window_in_a_part_is_named() -> None:
+    data = panel(20)
+    chosen = options("test_share=0.1")
+    PIPELINE.examples(PIPELINE.split(data, chosen).train, SeriesProcessor.fit(("a",), 6), chosen)
+    with pytest.raises(DataError, match=r"every series in each part\. Found none in 3 of 3 series: low, middle, high"):
+        PIPELINE.examples(PIPELINE.split(data, chosen).test, SeriesProcessor.fit(("a",), 6), chosen)
+
+
+def test_each_of_many_series_counts_alike() -> None:
+    chosen = options()
+    _, rows = serving_of(chosen, panel())
+    naive = np.repeat(rows.inputs["window"][:, -1:, 0], 3, axis=1)
+    assert PIPELINE.evaluate({"forecast": naive}, rows, chosen)["relative_rmse"] == pytest.approx(1)
+    better = np.where(rows.series[:, None] == 0, rows.targets, naive)
+    assert PIPELINE.evaluate({"forecast": better}, rows, chosen)["relative_rmse"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (("task=text_classification", "horizon=3"), "options of task=text_classification. Received: horizon=3"),
+        (("length=40",), "options of task=forecasting. Received: length=40"),
+        (("series=shop", "each_column=series"), "Received: both"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(settings: tuple[str, ...], complaint: str) -> None:
+    with pytest.raises(InvalidArgument, match=complaint):
+        parse(Options, settings)
 
 
 def metrics_of(run: Any, chosen: Options) -> dict[str, float]:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from services.errors import DataError
-from training.datasets.series import Series, load_series, sunspots, windows
+from training.datasets.series import Layout, Series, load_series, sunspots, windows
 
 
 def csv(tmp_path: Path, text: str) -> Path:
@@ -21,7 +21,7 @@ def daily(tmp_path: Path, days: list[str]) -> Path:
     return csv(tmp_path, "day,temperature\n" + "".join(f"{day},{index}\n" for index, day in enumerate(days)))
 
 
-def series(rows: int, *, context: int = 0, run: np.ndarray | None = None) -> Series:
+def series(rows: int, *, run: np.ndarray | None = None) -> Series:
     values = np.stack([np.arange(rows), 100 + np.arange(rows)], axis=1).astype(np.float32)
     return Series(
         values,
@@ -29,7 +29,6 @@ def series(rows: int, *, context: int = 0, run: np.ndarray | None = None) -> Ser
         np.zeros(rows, np.int64) if run is None else run,
         ("a", "b"),
         1,
-        context,
     )
 
 
@@ -50,7 +49,7 @@ def test_parquet_reads_like_csv(tmp_path: Path) -> None:
 
 def test_the_time_column_and_the_channels_are_chosen_by_name(tmp_path: Path) -> None:
     path = csv(tmp_path, "a,b,year,c\n1,10,1990,x\n2,20,1991,y\n")
-    data = load_series(path, target=None, time="year", columns=("b", "a")).data
+    data = load_series(path, target=None, layout=Layout(time="year", columns=("b", "a"))).data
     assert data.columns == ("b", "a")
     assert data.times.tolist() == [1990, 1991]
 
@@ -58,14 +57,21 @@ def test_the_time_column_and_the_channels_are_chosen_by_name(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("t,a\n2024-01-01,1\nsoon,2\n", r"column 't', row 2: expected a date or a number.*'soon'"),
-        ("t,a\n2024-01-02,1\n2024-01-01,2\n", "row 2: expected times in ascending order.*earlier than row 1"),
-        ("t,a\n2024-01-01,1\n2024-01-01,2\n", "row 2: .*the same time as row 1"),
-        ("t,a\n1,1\n2,warm\n", r"column 'a', row 2: expected a finite number\. Received: 'warm'"),
-        ("t,a\n1,1\n2,inf\n", "column 'a', row 2: expected a finite number"),
-        ("t,a\n1,1\n2,\n3,\n", r"column 'a', row 2: expected a number\. Found none \(2 in all"),
+        ("t,a\n2024-01-01,1\nsoon,2\n", r"line 3, column 't': expected a date or a number.*'soon'"),
+        (
+            "t,a\n2024-01-02,1\n2024-01-01,2\n",
+            "line 3, column 't': expected times in ascending order.*earlier than line 2's",
+        ),
+        ("t,a\n2024-01-01,1\n2024-01-01,2\n", r"line 3, .*the same time as line 2's .*--set series=COLUMN"),
+        ("t,a\n1,1\n2,warm\n", r"line 3, column 'a': expected a finite number\. Received: 'warm'"),
+        ("t,a\n1,1\n2,inf\n", "line 3, column 'a': expected a finite number"),
+        ("t,a\n1,1\n2,\n3,\n", r"line 3, column 'a': expected a number\. Found none \(2 in all"),
         ("t\n1\n", "a time column, a channel"),
-        ("t,a\n", "at least one row"),
+        ("t,a\n", "expected rows below the header"),
+        ("t,a,a\n1,1,2\n", "each column name once. Found more than once: a"),
+        ("t,a\n1,1\n2,2,3\n", "line 3: expected 2 cells, as in the first line. Found 3"),
+        ("t,a,b\n1,1,7\n2,2,7\n", "column 'b': expected values that vary.*every row, 7.*--set columns=a"),
+        ("t,a\n1,7\n2,7\n", "column 'a': expected values that vary"),
         ("t,a\n1,1\n", "expected a column 'z'. Found: t, a"),
     ],
 )
@@ -98,7 +104,9 @@ def test_a_gap_can_be_bridged_or_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("frequency", ["MS", "B", "h", "YS"])
 def test_the_calendar_has_no_gaps(tmp_path: Path, frequency: str) -> None:
     path = tmp_path / "series.csv"
-    pd.DataFrame({"t": pd.date_range("2020-01-01", periods=80, freq=frequency), "a": 1.0}).to_csv(path, index=False)
+    pd.DataFrame({"t": pd.date_range("2020-01-01", periods=80, freq=frequency), "a": range(80)}).to_csv(
+        path, index=False
+    )
     assert not load_series(path, target=None, gaps="error").data.run.any()
 
 
@@ -142,3 +150,60 @@ def test_sunspots_are_yearly() -> None:
 def test_the_real_temperatures_have_two_gaps(real_data: Path) -> None:
     data = load_series(real_data / "daily_min_temperatures.csv", target=None).data
     assert (len(data), data.columns, data.run[-1]) == (3650, ("Temp",), 2)
+
+
+PANEL = "day,shop,sold,price\n" + "".join(
+    f"2024-01-{day:02},{shop},{level + day},{day % 3}\n"
+    for day in range(1, 31)
+    for shop, level in (("north", 10), ("south", 1000))
+)
+
+
+def test_a_column_says_which_series_a_row_belongs_to(tmp_path: Path) -> None:
+    data = load_series(csv(tmp_path, PANEL), target="sold", layout=Layout(series="shop")).data
+    assert data.names == ("north", "south")
+    assert data.columns == ("sold", "price")
+    north, south = data.each()
+    assert north.values[:, 0].tolist() == [10 + day for day in range(1, 31)]
+    assert (south.values[:, 0] > 1000).all()
+    assert (south.times == north.times).all()
+
+
+def test_each_column_may_be_a_series(tmp_path: Path) -> None:
+    path = csv(tmp_path, "day,north,south\n2024-01-01,1,10\n2024-01-02,2,20\n2024-01-03,3,30\n")
+    data = load_series(path, target=None, layout=Layout(each_column=True)).data
+    assert (data.names, data.columns) == (("north", "south"), ("value",))
+    assert [one.values.ravel().tolist() for one in data.each()] == [[1, 2, 3], [10, 20, 30]]
+
+
+def test_no_window_holds_rows_of_two_series(tmp_path: Path) -> None:
+    data = load_series(csv(tmp_path, PANEL), target="sold", layout=Layout(series="shop")).data
+    cut = windows(data, window=4, horizon=2)
+    assert np.bincount(cut.series).tolist() == [25, 25]
+    levels = np.concatenate([cut.inputs[..., 0], cut.targets], axis=1) > 500
+    np.testing.assert_array_equal(levels, np.repeat(cut.series[:, None] == 1, 6, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("2024-01-03,south", "2024-01-02,south", r"line 7, column 'day', series 'south': .*the same time as line 5's"),
+        ("2024-01-03,south", "2024-01-03,", "line 7, column 'shop': expected the name of a series. Found none"),
+        ("2024-01-03,south,1003", "2024-01-03,south,many", "line 7, column 'sold', series 'south': .*'many'"),
+    ],
+)
+def test_what_does_not_fit_in_one_of_many_series_is_named(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        load_series(csv(tmp_path, PANEL.replace(old, new)), target="sold", layout=Layout(series="shop"))
+
+
+def test_rows_of_several_series_without_their_column_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 3, column 'day': .*the same time as line 2's.*--set series=COLUMN"):
+        load_series(csv(tmp_path, PANEL), target="sold", layout=Layout(columns=("sold",)))
+
+
+def test_parquet_rows_are_counted_from_one(tmp_path: Path) -> None:
+    path = tmp_path / "series.parquet"
+    pd.DataFrame({"t": [1, 2, 1], "of": ["a", "a", "b"], "v": [1.0, None, 3.0]}).to_parquet(path)
+    with pytest.raises(DataError, match=r"series\.parquet, row 2, column 'v', series 'a': expected a number"):
+        load_series(path, target=None, layout=Layout(series="of"))

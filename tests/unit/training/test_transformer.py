@@ -1,4 +1,4 @@
-"""The text classifier: padding changes nothing, any token id has an answer, length stays free."""
+"""The text classifiers, transformer and recurrent: padding changes nothing, any token id has an answer, length stays free."""
 
 import itertools
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from training.environment import import_keras
 from training.formats import serving_function
 from training.onnx_format import write_onnx
 from training.options import parse
-from training.pipeline import Examples, ServingModel, Source
+from training.pipeline import Examples, Pipeline, ServingModel, Source
+from training.pipelines import lstm
 from training.pipelines.transformer import PIPELINE, Options
 from training.runner import predict
 
@@ -36,29 +37,41 @@ def messages() -> Texts:
     return Texts(texts, targets, ("ham", "spam"))
 
 
-def serving_of(chosen: Options) -> tuple[ServingModel, Examples]:
+def recurrent(*settings: str) -> lstm.Options:
+    small = ("task=text_classification", "width=8", "units=6", "length=24", "vocabulary_size=60")
+    return parse(lstm.Options, [*small, *settings])
+
+
+def serving_of(chosen: Any) -> tuple[ServingModel, Examples]:
     data = messages()
-    processor = PIPELINE.fit_processor(data, chosen)
-    rows = PIPELINE.examples(data, processor, chosen)
+    pipeline: Pipeline[Any, Any] = (PIPELINE if isinstance(chosen, Options) else lstm.PIPELINE).chosen(chosen)
+    processor = pipeline.fit_processor(data, chosen)
+    rows = pipeline.examples(data, processor, chosen)
     import_keras(chosen.seed, deterministic=False)
-    model = PIPELINE.build(rows, processor, chosen)
+    model = pipeline.build(rows, processor, chosen)
     random = np.random.default_rng(2)
     weights = model.trainable_weights
     for weight in weights:
         weight.assign(np.asarray(weight) + random.normal(size=weight.shape, scale=0.3))
-    return PIPELINE.serving_model(model, rows, rows, processor, chosen), rows
+    return pipeline.serving_model(model, rows, rows, processor, chosen), rows
 
 
 def answer(serving: ServingModel, tokens: np.ndarray) -> np.ndarray:
     return np.asarray(serving.model({"tokens": tokens.astype(np.int32)}, training=False)["probabilities"])
 
 
-VARIANTS = [(), ("positions=learned", "pooling=max", "blocks=1"), ("heads=1",)]
+VARIANTS = {
+    "default": options(),
+    "learned positions, max": options("positions=learned", "pooling=max", "blocks=1"),
+    "one head": options("heads=1"),
+    "bidirectional lstm, max": recurrent("layers=2", "bidirectional=true", "pooling=max"),
+    "simple rnn": recurrent("cell=simple_rnn"),
+}
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=lambda settings: ",".join(settings) or "default")
+@pytest.fixture(scope="module", params=VARIANTS)
 def variant(request: pytest.FixtureRequest) -> ServingModel:
-    return serving_of(options(*request.param))[0]
+    return serving_of(VARIANTS[request.param])[0]
 
 
 @pytest.mark.parametrize("padding", [1, 3, 8, 17])
