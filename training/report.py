@@ -16,6 +16,7 @@ from training.pipeline import Baseline, CommonOptions, Pipeline, Plot
 from training.precision.table import variant_table
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from matplotlib.figure import Figure
 
     from training.exporter import Exported
@@ -100,32 +101,41 @@ def print_metrics(console: Console, pipeline: Pipeline, metrics: Mapping[str, fl
     console.print(table)
 
 
-def write_report(path: Path, report: RunReport) -> None:
-    """Write the HTML report: one file, no script, nothing from the network."""
+def environment() -> "Environment":
+    """The pages' templates, which escape what they are given."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-    environment = Environment(
+    pages = Environment(
         loader=PackageLoader("training"),
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
+    pages.filters["number"] = number
+    return pages
+
+
+def write_report(path: Path, report: RunReport) -> None:
+    """Write the HTML report: one file, no script, nothing from the network."""
     plots = [*([loss_plot(report.history)] if report.history else []), *report.plots]
     images = [(plot.title, plot.caption, image(plot.figure)) for plot in plots]
     manifest = report.exported.manifest
-    html = environment.get_template("report.html").render(
-        report=report,
-        manifest=manifest,
-        version=report.exported.version,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        metrics=metric_rows(report.pipeline, report.metrics, report.baseline),
-        images=images,
-        options=_option_rows(report.options),
-        best_epoch=_best_epoch(report.history),
-        weights=manifest.provenance.base_weights,
-        variants=variant_table(report.variants),
+    html = (
+        environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            manifest=manifest,
+            version=report.exported.version,
+            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            metrics=metric_rows(report.pipeline, report.metrics, report.baseline),
+            images=images,
+            options=_option_rows(report.options),
+            best_epoch=_best_epoch(report.history),
+            weights=manifest.provenance.base_weights,
+            variants=variant_table(report.variants),
+        )
     )
     path.write_text(html, encoding="utf-8")
 

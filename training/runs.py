@@ -103,6 +103,19 @@ class Run:
         os.replace(temporary, self.directory / RUN_FILE)  # noqa: PTH105  # atomic, as the name says
 
 
+def finished_run(root: Path, name: str, version: int, data_sha256: str) -> dict[str, Any] | None:
+    """The record of the run that published a version from that data: `history` and, if it was kept, `seconds` of fitting."""
+    for directory in sorted((root / name).glob("*/"), reverse=True):
+        record = _read(directory / RUN_FILE)
+        if (
+            record is not None
+            and (record["status"], record.get("version")) == ("done", version)
+            and record["identity"]["data_sha256"] == data_sha256
+        ):
+            return record
+    return None
+
+
 def _flat(identity: Identity) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(asdict(identity)))
     return {**plain.pop("options"), **plain}
