@@ -33,6 +33,7 @@ TASKS = (
     "text_classification",
     "anomaly_detection",
     "image_features",
+    "text_to_image",
 )
 """What a model is for; the typed HTTP endpoints are chosen by it. A model exported without one has the task ''."""
 
@@ -59,7 +60,7 @@ class ParityRecord:
     """How far one output of one format was from Keras on `samples` held-out rows.
 
     A value passes when `abs(got - keras) <= atol + rtol * abs(keras)` (numpy.allclose's rule). `agreement` is the share of
-    equal elements, for outputs that are no floats.
+    equal elements, or of equal rows of integers, for outputs that are no floats.
 
     A record with an `nrmse_limit` is of an int8 model, whose floats are judged by statistics over all rows instead:
     `services.parity.compare_statistics` says how. `signature` is the one that the output is of.

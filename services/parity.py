@@ -7,6 +7,8 @@ computes in, which leaves room for another order of summation and none for a wro
 
 Booleans and integers must agree, but for a documented few: they come from comparing floats (a score with its threshold, two
 nearly equal classes), so that a row within rounding of the border may fall on either side. See `Tolerance.disagreements`.
+Several integers in a row count as one answer, right or wrong: where they are drawn one after the other, as the pixels of a
+picture are, the first that falls on the other side changes all that follow.
 
 An int8 model cannot be held to that: single answers move by what a step of eight bits is. It is judged by statistics over
 all rows, `compare_statistics`, and by its metric on held-out rows, which is the exporter's work.
@@ -28,18 +30,18 @@ from services.tensors import dtype_of
 class Tolerance:
     """How far an answer may be from Keras's.
 
-    `atol` and `rtol` are for floats. `disagreements` is the share of elements of a boolean or integer output that may differ;
-    it starts to count at `SMALLEST_FOR_DISAGREEMENT` elements, so that a handful of rows must agree entirely.
+    `atol` and `rtol` are for floats. `disagreements` is the share of elements of a boolean output, or of rows of an integer
+    one, that may differ; it starts to count at `SMALLEST_FOR_DISAGREEMENT` of them, so that a handful must agree entirely.
     """
 
     atol: float = 0.0
     rtol: float = 0.0
     disagreements: float = 0.0
 
-    def allowed_disagreements(self, elements: int) -> int:
-        if elements < SMALLEST_FOR_DISAGREEMENT or not self.disagreements:
+    def allowed_disagreements(self, decisions: int) -> int:
+        if decisions < SMALLEST_FOR_DISAGREEMENT or not self.disagreements:
             return 0
-        return max(1, int(elements * self.disagreements))
+        return max(1, int(decisions * self.disagreements))
 
 
 SMALLEST_FOR_DISAGREEMENT = 20
@@ -227,15 +229,18 @@ def _compare_exact(
     format_: str, output: str, got: np.ndarray, want: np.ndarray, tolerance: Tolerance, rows: np.ndarray, where: str
 ) -> ParityRecord:
     different = got != want
-    count = int(different.sum())
-    allowed = tolerance.allowed_disagreements(want.size)
+    decisions, of = different, "elements"
+    if np.issubdtype(want.dtype, np.integer) and want.ndim > 1:
+        decisions, of = different.reshape(len(want), -1).any(axis=1), "rows"
+    count = int(decisions.sum())
+    allowed = tolerance.allowed_disagreements(decisions.size)
     if count > allowed:
         row = np.unravel_index(int(different.argmax()), different.shape)
         raise ParityError(
-            f"{where}. Expected at most {allowed} of {want.size} elements to differ. Received: {count}; "
+            f"{where}. Expected at most {allowed} of {decisions.size} {of} to differ. Received: {count}; "
             f"first in row {rows[row[0]]}: {got[row]} instead of {want[row]}."
         )
-    agreement = 1.0 - count / want.size if want.size else 1.0
+    agreement = 1.0 - count / decisions.size if decisions.size else 1.0
     if want.dtype == np.bool_ or not np.issubdtype(want.dtype, np.integer):
         return ParityRecord(format_, output, len(np.unique(rows)), float(count > 0), 0.0, 0.0, 0.0, agreement)
     distance = np.abs(got.astype(np.float64) - want.astype(np.float64))

@@ -17,6 +17,7 @@ from services.manifest import Manifest, hash_files
 from services.parity import write_samples
 from services.processing import Processor
 from services.processing.image import ImageProcessor
+from services.processing.prompt import PromptProcessor
 from services.processing.series import SeriesProcessor
 from services.processing.tabular import TabularProcessor
 from services.processing.text import TextProcessor
@@ -54,7 +55,8 @@ def toys() -> dict[str, Toy]:
 
     regressor: `x + 10 y`. classifier: softmax of `(x, town, 0)`. autoencoder: half of each feature; score is the mean squared
     error, an anomaly above 1. cnn: the share of white, as the probability of `white`. vgg16: the mean of each channel.
-    lstm: the window's mean, and twice that. transformer: `long` above three tokens.
+    lstm: the window's mean, and twice that. transformer: `long` above three tokens. text_to_image: 2 x 2 pixels, the noise
+    times the temperature times 100 in each, and as many more as there are words.
     """
     point = TabularProcessor.fit({"x": [0.0, 1.0], "y": [0.0, 1.0]})
     features: Tensors = {"features": ("float32", (None, 2))}
@@ -145,6 +147,24 @@ def toys() -> dict[str, Toy]:
             {"axis": _ints(1), "w": _f32([0, 1]), "b": _f32(3.5, 0)},
             TextProcessor.fit(_TEXTS * 2, vocabulary_size=80, max_length=16),
             ("short", "long"),
+        ),
+        "text_to_image": Toy(
+            "text_to_image",
+            {"tokens": ("int32", (None, None)), "noise": ("float32", (None, 4)), "temperature": ("float32", (None,))},
+            {"image": ("uint8", (None, 2, 2))},
+            (
+                ("Cast", ["tokens"], ["present"], {"to": 9}),
+                ("Cast", ["present"], ["ones"], {"to": 1}),
+                ("ReduceSum", ["ones", "axis"], ["length"], {"keepdims": 1}),
+                ("Unsqueeze", ["temperature", "axis"], ["column"]),
+                ("Mul", ["noise", "column"], ["freely"]),
+                ("Mul", ["freely", "hundred"], ["drawn"]),
+                ("Add", ["drawn", "length"], ["pixels"]),
+                ("Reshape", ["pixels", "square"], ["grey"]),
+                ("Cast", ["grey"], ["image"], {"to": 2}),
+            ),
+            {"axis": _ints(1), "hundred": _f32(100), "square": _ints(-1, 2, 2)},
+            PromptProcessor.fit(["a bold seven", "the digit 7"] * 2, noise=4, temperature=1.0),
         ),
     }
 

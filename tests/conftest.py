@@ -63,6 +63,7 @@ def real_data() -> Path:
 QUICKER = {
     "vgg16": ("weights=random", "height=64", "width=64", "probe_images=4"),
     "transformer": ("blocks=1", "width=16", "heads=2", "feed_forward=16", "length=24"),
+    "text_to_image": ("blocks=1", "width=16", "heads=2", "feed_forward=16", "wordings=1"),
 }
 """Beside one epoch: what keeps the largest networks within seconds."""
 
@@ -153,7 +154,7 @@ def _publish(family: str, repository: Path) -> Published:
         family=family,
         task=pipeline.task,
         processor=run.processor,
-        samples=run.test.inputs,
+        samples=run.test.serving_inputs,
         metrics={},
         baseline={},
         provenance=provenance(run.loaded, options, run.serving.base_weights),
@@ -162,4 +163,4 @@ def _publish(family: str, repository: Path) -> Published:
         "onnx": open_backend(made.path, made.manifest, BackendOptions()),
         "saved_model": SavedModelBackend(made.path),
     }
-    return Published(made, run.serving, run.test.inputs, backends)
+    return Published(made, run.serving, run.test.serving_inputs, backends)

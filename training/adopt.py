@@ -23,6 +23,7 @@ TASK_TENSORS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "text_classification": ("tokens", ("probabilities",)),
     "anomaly_detection": ("features", ("reconstruction", "score", "is_anomaly")),
     "image_features": ("image", ("features",)),
+    "text_to_image": ("tokens", ("image",)),
 }
 """Input and outputs by task, as the typed HTTP endpoints know them."""
 

@@ -37,6 +37,7 @@ SETTINGS = {
     "cnn": ["epochs=20"],
     "lstm": ["epochs=25"],
     "regressor": ["epochs=60"],
+    "text_to_image": ["epochs=3", "wordings=4", "judge_epochs=12"],
     "transformer": ["epochs=5"],
     "vgg16": ["probe_images=6"],
 }
@@ -111,6 +112,8 @@ def _train(pipeline: Pipeline, console: Console) -> Trained:
     processor = load_processor(outcome.exported.path, manifest.processor) if manifest.processor else None
     if pipeline.task == "text_classification" and processor:
         payload = _texts(pipeline, settings, processor, next(iter(inputs.values())))
+    elif pipeline.task == "text_to_image" and processor:
+        payload = _prompts(pipeline, settings, processor, inputs["noise"])
     else:
         payload = payload_of(pipeline.task, next(iter(inputs.values())))
     columns = processor.names if processor else ()
@@ -129,6 +132,19 @@ def _texts(pipeline: Pipeline, settings: list[str], processor: Processor, rows: 
     texts = pipeline.split(pipeline.load(Source(), options).data, options).test.texts
     (tokens,) = processor.encode(texts).values()
     return [texts[int((tokens == row).all(axis=1).argmax())] for row in rows]
+
+
+def _prompts(pipeline: Pipeline, settings: list[str], processor: Processor, noise: np.ndarray) -> list[dict[str, Any]]:
+    """The held-out prompts whose seeds gave this noise, as records."""
+    options = parse(pipeline.options, settings)
+    test = pipeline.split(pipeline.load(Source(), options).data, options).test
+    exercises: Any = pipeline.examples(test, processor, options)
+    prompts = [request.prompt for request in exercises.requests]
+    rows = [int((exercises.served["noise"] == row).all(axis=1).argmax()) for row in noise]
+    return [
+        {"prompt": prompts[row].text, "temperature": prompts[row].temperature, "seed": prompts[row].seed}
+        for row in rows
+    ]
 
 
 def _call(clients: Clients, model: Trained) -> dict[str, Check]:

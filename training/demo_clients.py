@@ -23,6 +23,7 @@ ENDPOINTS = {
     "text_classification": ("classify_text", "texts"),
     "anomaly_detection": ("detect_anomaly", "records"),
     "image_features": ("extract_features", "images"),
+    "text_to_image": ("generate_image", "prompt"),
 }
 """Path and member of the typed call of each task."""
 
@@ -97,13 +98,23 @@ class Clients:
     def typed(self, task: str, model: str, payload: list[Any]) -> list[dict[str, Any]]:
         """The task's BentoML endpoint: one plain answer per record."""
         path, member = ENDPOINTS[task]
+        if task == "text_to_image":
+            return [{"image": self._picture(f"/{path}", {**record, "model": model, "scale": 1})} for record in payload]
         predictions: list[dict[str, Any]] = self._post(f"/{path}", {member: payload, "model": model})["predictions"]
         return predictions
 
+    def _picture(self, path: str, body: Any) -> str:
+        """The PNG file that a call answers, in base64."""
+        return base64.b64encode(self._send(path, body)).decode()
+
     def _post(self, path: str, body: Any) -> Any:
+        return json.loads(self._send(path, body))
+
+    def _send(self, path: str, body: Any) -> bytes:
         request = Request(self._url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310 - the demo's own server
         with urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310 - as above
-            return json.load(response)
+            content: bytes = response.read()
+            return content
 
 
 def payload_of(task: str, rows: np.ndarray) -> list[Any]:

@@ -137,7 +137,7 @@ def _write(
     tell("assets")
     spec: ProcessorSpec | None = processor.save(directory) if processor else None
     tell("parity")
-    padding = spec is not None and spec.kind == "text"
+    padding = processor is not None and processor.pads
     records, answers = gate.check(directory, endpoints, manifest.onnx_file, rows, padding=padding)
     for file, key in manifest.functions.items():
         write_samples(directory, rows[key], answers[key], samples_file_of(file))

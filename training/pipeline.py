@@ -90,13 +90,20 @@ class Examples:
     """Model inputs by name, in raw units (what a client sends), and what the model is to answer.
 
     `targets` has one row per input row; for classes it holds indices into `labels`. `weights` f32 `[rows]` weigh the
-    loss; `None` weighs all alike.
+    loss; `None` weighs all alike. `served` are the rows that clients send where those are not what the model trains on, in
+    whatever number.
     """
 
     inputs: dict[str, np.ndarray]
     targets: np.ndarray
     weights: np.ndarray | None = None
     labels: tuple[str, ...] = ()
+    served: dict[str, np.ndarray] | None = None
+
+    @property
+    def serving_inputs(self) -> dict[str, np.ndarray]:
+        """Inputs of the serving model: its signature's tensors."""
+        return self.inputs if self.served is None else self.served
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -233,6 +240,10 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
     @abstractmethod
     def evaluate(self, outputs: Arrays, test: Examples, options: OptionsT) -> dict[str, float]:
         """Metrics of the served outputs on the test part."""
+
+    def evaluate_model(self, model: "keras.Model", test: Examples, options: OptionsT) -> dict[str, float]:
+        """Metrics that the served outputs do not show, of the trained model itself on the test part; none by default."""
+        return {}
 
     @abstractmethod
     def baseline(self, train: Examples, test: Examples, options: OptionsT) -> Baseline:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from training.exporter import Exported
     from training.precision.variants import Outcome
 
-_ERRORS = ("rmse", "mae", "mse", "mape", "loss", "error", "alarm")
+_ERRORS = ("rmse", "mae", "mse", "mape", "loss", "error", "alarm", "bits")
 _LARGEST_SVG_BYTES = 400_000
 
 

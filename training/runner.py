@@ -87,8 +87,8 @@ def train(job: Job, console: Console) -> Outcome:
     history, seconds = _fit(job, run, model, training, validation, console)
 
     serving = pipeline.serving_model(model, training, validation, processor, options)
-    outputs = predict(serving, test.inputs)
-    metrics = pipeline.evaluate(outputs, test, options)
+    outputs = predict(serving, test.serving_inputs)
+    metrics = pipeline.evaluate(outputs, test, options) | pipeline.evaluate_model(model, test, options)
     baseline = pipeline.baseline(training, test, options)
 
     from training.exporter import export
@@ -102,7 +102,7 @@ def train(job: Job, console: Console) -> Outcome:
             family=pipeline.family,
             task=pipeline.task,
             processor=processor,
-            samples=test.inputs,
+            samples=test.serving_inputs,
             metrics=metrics,
             baseline=baseline.metrics,
             provenance=origin,
@@ -137,9 +137,9 @@ def _variants(
 
     pipeline = job.pipeline
     evidence = Evidence(
-        calibration=training.inputs if len(training) else None,
+        calibration=training.serving_inputs if len(training) else None,
         calibration_source=f"training rows of {data}",
-        held_out=test.inputs,
+        held_out=test.serving_inputs,
         evaluate=lambda outputs: pipeline.evaluate(outputs, test, job.options),
         metric=pipeline.primary_metric,
         smaller_is_better=is_error(pipeline.primary_metric),

@@ -7,7 +7,12 @@ from typing import Any
 from services.batch.job import Format, Source
 from services.errors import InvalidArgument
 
-_USUAL = {"text": ("text",), "image": ("image", "path", "bytes"), "series": ("window",)}
+_USUAL = {
+    "text": ("text",),
+    "image": ("image", "path", "bytes"),
+    "series": ("window",),
+    "prompt": ("prompt", "text"),
+}
 """Names that are looked for where the user names no column."""
 
 
@@ -37,6 +42,8 @@ def choose_columns(format_: Format, wanted: Wanted, columns: Callable[[], Mappin
         chosen = wanted.names
         if format_ == "csv" or not all(_holds_many(found[name]) for name in chosen):
             return Source(format_, wanted.kind, root, chosen, wanted.key, wanted.window)
+    elif wanted.kind == "prompt":
+        chosen = _with_options(wanted, found)
     else:
         chosen = _single(wanted, found)
     # Each JSON line has names of its own: one without a column is a bad record, and says nothing of the others.
@@ -62,6 +69,13 @@ def _single(wanted: Wanted, found: Mapping[str, Any]) -> tuple[str, ...]:
     raise InvalidArgument(
         f"Expected --column to name the one with the {wanted.kind}, out of {', '.join(found)}. Received: none."
     )
+
+
+def _with_options(wanted: Wanted, found: Mapping[str, Any]) -> tuple[str, ...]:
+    """The column of prompts, then those of the processor's other names that are there."""
+    options = tuple(name for name in wanted.names[1:] if name in found and name != wanted.key)
+    prompts = _single(wanted, {name: example for name, example in found.items() if name not in options})
+    return (*prompts, *options) if prompts else ()
 
 
 def _holds_many(value: Any) -> bool:

@@ -192,6 +192,9 @@ def _record(source: Source, encoder: Encoder, row: Row) -> Any:
         return Bad(f"expected the columns {', '.join(source.columns)}. Received: none of {', '.join(missing)}.")
     if source.columns == encoder.names:
         return {name: row[name] for name in source.columns}
+    if source.kind == "prompt" and source.columns:
+        first, *options = source.columns
+        return {encoder.names[0]: row[first], **{name: row[name] for name in options}}
     return row[source.columns[0]] if source.columns else row
 
 

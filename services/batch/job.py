@@ -64,9 +64,9 @@ class ModelRef:
 class Source:
     """Where records come from, and how one becomes what the processor takes.
 
-    `kind` is the processor's (`image`, `tabular`, `text`, `series`), or `tensors` for a model without one. `columns` are the
-    ones that are read; `window` is the number of consecutive rows that make one record (1 but for a series in steps).
-    `root` is what the paths of pictures are relative to.
+    `kind` is the processor's (`image`, `prompt`, `series`, `tabular`, `text`), or `tensors` for a model without one.
+    `columns` are the ones that are read; `window` is the number of consecutive rows that make one record (1 but for a
+    series in steps). `root` is what the paths of pictures are relative to.
     """
 
     format: Format

@@ -1,4 +1,4 @@
-"""The typed endpoints, seen from the client: one per task, records in, labelled answers out."""
+"""The typed endpoints, seen from the client: one per task, records in, labelled answers or a picture out."""
 
 import itertools
 from typing import Any
@@ -8,6 +8,8 @@ import orjson
 
 from services.errors import InvalidArgument
 from services.loadtest.requests import Answer, Arrays, Description, Model, Request
+
+_PNG = b"\x89PNG"
 
 
 class Typed:
@@ -40,7 +42,9 @@ class Typed:
         return Request(description.path, body)
 
     def outputs(self, answer: Answer) -> dict[str, np.ndarray]:
-        """The predictions as they are, one object per row."""
+        """The predictions as they are, one object per row; a picture is one."""
+        if answer.body.startswith(_PNG):
+            return {"predictions": np.array([answer.body], object)}
         predictions = orjson.loads(answer.body)["predictions"]
         rows = np.empty(len(predictions), object)
         rows[:] = predictions
@@ -48,11 +52,20 @@ class Typed:
 
 
 def example_body(model: Model, description: Description, rows: int) -> bytes:
-    """A body of `rows` records: the example's, repeated. Raises InvalidArgument where the example has none."""
+    """A body of `rows` records: the example's, repeated.
+
+    Raises InvalidArgument where the example has none, or is a single record and several are wanted.
+    """
     example: dict[str, Any] = dict(description.example or {})
+    version = {} if model.version is None else {"version": model.version}
+    if isinstance(example.get("prompt"), str):
+        if rows != 1:
+            raise InvalidArgument(
+                f"Expected 1 row per request: {description.path} draws one picture. Received: {rows}."
+            )
+        return orjson.dumps({**example, "model": model.name, **version})
     for name, value in example.items():
         if isinstance(value, list) and value:
             example[name] = list(itertools.islice(itertools.cycle(value), rows))
-            version = {} if model.version is None else {"version": model.version}
             return orjson.dumps({**example, "model": model.name, **version})
     raise InvalidArgument(f"Expected an example with records. Received: {example!r:.200}.")

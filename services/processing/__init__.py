@@ -9,6 +9,6 @@ name, tokenizing, image decoding), and is data beside the model: `options` in th
     same = load_processor(version_directory, spec)
 """
 
-from services.processing.base import Processor, load_processor
+from services.processing.base import Processor, load_processor, processor_type
 
-__all__ = ["Processor", "load_processor"]
+__all__ = ["Processor", "load_processor", "processor_type"]

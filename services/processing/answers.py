@@ -7,10 +7,13 @@
 | forecasting | `{"forecast": [20.1, 19.8]}`, or by column where there are several |
 | anomaly_detection | `{"score": 0.7, "is_anomaly": true, "reconstruction": [...]}` |
 | image_features | `{"features": [...]}` |
+| text_to_image | `{"image": "<a PNG file in base64>"}` |
 
 Numbers are the shortest decimals that read back as the float32 the model gave.
 """
 
+import base64
+import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -102,6 +105,31 @@ def _features(outputs: Mapping[str, np.ndarray], *_: Any) -> list[Answer]:
     return [{"features": row} for row in _plain("features", _output(outputs, "features"))]
 
 
+def images_of(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The pictures a model drew, u8 `[rows, height, width]` or `[rows, height, width, 1 or 3]`. Raises FailedPrecondition."""
+    values = _output(outputs, "image")
+    if values.dtype != np.uint8 or values.ndim not in (3, 4) or (values.ndim == 4 and values.shape[3] not in (1, 3)):
+        raise FailedPrecondition(
+            "image: expected uint8 [rows, height, width], or with 1 or 3 channels. "
+            f"The model gave {values.dtype.name} {list(values.shape)}."
+        )
+    return values
+
+
+def png(image: np.ndarray, scale: int = 1) -> bytes:
+    """One of those pictures as a PNG file, each pixel `scale` wide and high."""
+    from PIL import Image
+
+    large = image.repeat(scale, axis=0).repeat(scale, axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(large[..., 0] if large.shape[2:] == (1,) else large).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _images(outputs: Mapping[str, np.ndarray], *_: Any) -> list[Answer]:
+    return [{"image": base64.b64encode(png(image)).decode("ascii")} for image in images_of(outputs)]
+
+
 _DECODERS: Mapping[str, Callable[..., list[Answer]]] = {
     "regression": _regression,
     "classification": _classes,
@@ -110,6 +138,7 @@ _DECODERS: Mapping[str, Callable[..., list[Answer]]] = {
     "forecasting": _forecast,
     "anomaly_detection": _anomaly,
     "image_features": _features,
+    "text_to_image": _images,
 }
 
 

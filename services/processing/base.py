@@ -16,6 +16,7 @@ Values: TypeAlias = Sequence[Any] | np.ndarray
 
 _KINDS = {
     "image": ("services.processing.image", "ImageProcessor"),
+    "prompt": ("services.processing.prompt", "PromptProcessor"),
     "series": ("services.processing.series", "SeriesProcessor"),
     "tabular": ("services.processing.tabular", "TabularProcessor"),
     "text": ("services.processing.text", "TextProcessor"),
@@ -30,6 +31,8 @@ class Processor(ABC):
     """
 
     kind: ClassVar[str]
+    pads: ClassVar[bool] = False
+    """Whether zeros at the end of a free axis are padding, which must not change an answer."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,10 +55,15 @@ class Processor(ABC):
 
 def load_processor(directory: Path, spec: ProcessorSpec) -> Processor:
     """The processor a manifest names; only that kind's libraries are imported. Raises ManifestError."""
+    return processor_type(spec).load(directory, spec)
+
+
+def processor_type(spec: ProcessorSpec) -> type[Processor]:
+    """The class of the processor a manifest names. Raises ManifestError."""
     try:
         module, name = _KINDS[spec.kind]
     except KeyError:
         known = ", ".join(sorted(_KINDS))
         raise ManifestError(f"manifest.processor.kind: expected one of {known}. Received: {spec.kind!r}.") from None
     processor: type[Processor] = getattr(import_module(module), name)
-    return processor.load(directory, spec)
+    return processor

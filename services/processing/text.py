@@ -1,4 +1,4 @@
-"""Texts to token ids, by a WordPiece vocabulary learnt from the training texts."""
+"""Texts to token ids, by a vocabulary of word pieces or of whole words learnt from the training texts."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
+from tokenizers.models import WordLevel, WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, WhitespaceSplit
 from tokenizers.trainers import WordPieceTrainer
@@ -36,6 +36,7 @@ class TextProcessor(Processor):
     """
 
     kind: ClassVar[str] = "text"
+    pads: ClassVar[bool] = True
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
         """Use `fit` or `load`. Raises ManifestError for a tokenizer without the two special ids."""
@@ -53,10 +54,12 @@ class TextProcessor(Processor):
         max_length: int = 128,
         lowercase: bool = True,
         min_frequency: int = 2,
+        pieces: bool = True,
     ) -> Self:
         """Learn a vocabulary of at most `vocabulary_size` tokens, padding and unknown included; equal texts, equal ids.
 
-        A token must occur `min_frequency` times. `lowercase` also drops accents. Raises DataError without a word.
+        A token must occur `min_frequency` times. `lowercase` also drops accents. Without `pieces` a token is a whole word,
+        and any other is unknown. Raises DataError without a word.
         """
         if vocabulary_size < 3 or max_length < 1:
             raise DataError(
@@ -66,8 +69,11 @@ class TextProcessor(Processor):
         words = _words([_check(index, text) for index, text in enumerate(texts)], lowercase)
         if not words:
             raise DataError("Expected texts to learn a vocabulary from. Received: none with a word.")
-        vocabulary = _learn(words, vocabulary_size, min_frequency)
-        return cls(_tokenizer(WordPiece(vocabulary, unk_token=UNKNOWN), lowercase), max_length)
+        if pieces:
+            vocabulary = _learn(words, vocabulary_size, min_frequency)
+            return cls(_tokenizer(WordPiece(vocabulary, unk_token=UNKNOWN), lowercase), max_length)
+        whole = _whole(words, vocabulary_size, min_frequency)
+        return cls(_tokenizer(WordLevel(whole, unk_token=UNKNOWN), lowercase), max_length)
 
     @property
     def vocabulary_size(self) -> int:
@@ -78,6 +84,12 @@ class TextProcessor(Processor):
     def max_length(self) -> int:
         """Most tokens of a row; the rest of a text is not read."""
         return self._max_length
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Every token but the two special ones, by id."""
+        size = self.vocabulary_size
+        return tuple(str(self._tokenizer.id_to_token(index)) for index in range(UNKNOWN_ID + 1, size))
 
     def tokens(self, text: str) -> list[str]:
         """The tokens of a text as `encode` reads it, for reports and debugging."""
@@ -121,7 +133,7 @@ class TextProcessor(Processor):
         return ids or [UNKNOWN_ID]
 
 
-def _tokenizer(model: WordPiece, lowercase: bool) -> Tokenizer:
+def _tokenizer(model: WordPiece | WordLevel, lowercase: bool) -> Tokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = BertPreTokenizer()
@@ -160,6 +172,12 @@ def _learn(words: Counter[str], vocabulary_size: int, min_frequency: int) -> dic
     # The caller builds its tokenizer from the vocabulary alone: the trainer's would find special tokens in a client's text.
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     return vocabulary
+
+
+def _whole(words: Counter[str], vocabulary_size: int, min_frequency: int) -> dict[str, int]:
+    """Token to id: the two special ones, then the most frequent words."""
+    frequent = sorted((word for word in words if words[word] >= min_frequency), key=lambda word: (-words[word], word))
+    return {token: index for index, token in enumerate([PADDING, UNKNOWN, *frequent[: vocabulary_size - 2]])}
 
 
 def _characters(word: str) -> Iterable[str]:

@@ -73,6 +73,8 @@ def test_bentoml_s_own_client_works(url: str, tmp_path: Path) -> None:
         bentoml = importlib.import_module("bentoml")
         with bentoml.SyncHTTPClient(url, timeout=60) as client:
             assert client.regress(records=[POINT]) == SUM
+            drawn = client.generate_image(prompt="a bold seven", seed=3, scale=4)
+            assert Image.open(drawn).size == (8, 8)
             assert client.classify_image(images=[picture, picture], top_k=1)["predictions"][1]["label"] == "white"
         del client
         gc.collect()  # its temporary folder goes with it, and says so

@@ -119,6 +119,16 @@ def test_integers_say_how_far_they_were_apart():
     assert (record.max_abs, record.agreement) == (7.0, 0.99)
 
 
+def test_a_row_of_integers_is_one_answer_right_or_wrong():
+    want = np.zeros((200, 8, 8), np.uint8)
+    got = want.copy()
+    got[:2] = 17
+    assert compare("onnx", "image", got, want, tolerance_for(want)).agreement == 0.99
+    got[5, 7, 7] = 17
+    with pytest.raises(ParityError, match=r"at most 2 of 200 rows to differ. Received: 3; first in row 0: 17 instead"):
+        compare("onnx", "image", got, want, tolerance_for(want))
+
+
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=30), st.floats(0, 0.5))
 def test_the_rule_is_numpy_s_allclose(values, noise):
     want = np.array(values, np.float32)

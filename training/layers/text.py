@@ -135,6 +135,18 @@ class ReversedTokens(keras.layers.Layer):  # type: ignore[misc]  # keras ships n
         return reverse * ops.cast(places <= lengths, "float32")[:, :, None]
 
 
+def encoder_block(state: Any, mask: Any, *, heads: int, feed_forward: int, dropout: float, seed: int) -> Any:
+    """Attention and feed-forward, each added to what came in and normalised after (the original order)."""
+    layers = keras.layers
+    width = state.shape[-1]
+    attended = MaskedSelfAttention(heads, dropout, seed)(state, mask)
+    attended = layers.Dropout(dropout, seed=seed + 1)(attended)
+    state = layers.LayerNormalization(epsilon=1e-6)(layers.Add()([state, attended]))
+    inner = layers.Dense(feed_forward, activation="relu")(state)
+    inner = layers.Dropout(dropout, seed=seed + 2)(layers.Dense(width)(inner))
+    return layers.LayerNormalization(epsilon=1e-6)(layers.Add()([state, inner]))
+
+
 def sinusoids(length: int, width: int) -> np.ndarray:
     """f32 `[length, width]`: sines in the even columns, cosines in the odd, wavelengths from 2 pi to 10000 times that."""
     places = np.arange(length)[:, None]

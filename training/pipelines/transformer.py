@@ -81,27 +81,20 @@ def _encoder(state: Any, mask: Any, most_places: int, options: Options) -> Any:
     """Positions and encoder blocks on vectors f32 `[B, L, width]`; `mask` is 0 where there is padding."""
     from keras import layers
 
-    from training.layers.text import PositionalEncoding
+    from training.layers.text import PositionalEncoding, encoder_block
 
     state = PositionalEncoding(options.positions, most_places)(state)
     state = layers.Dropout(options.dropout, seed=options.seed)(state)
     for block in range(options.blocks):
-        state = _encoder_block(state, mask, options, seed=options.seed + 10 * (block + 1))
+        state = encoder_block(
+            state,
+            mask,
+            heads=options.heads,
+            feed_forward=options.feed_forward,
+            dropout=options.dropout,
+            seed=options.seed + 10 * (block + 1),
+        )
     return state
-
-
-def _encoder_block(state: Any, mask: Any, options: Options, *, seed: int) -> Any:
-    """Attention and feed-forward, each added to what came in and normalised after (the original order)."""
-    from keras import layers
-
-    from training.layers.text import MaskedSelfAttention
-
-    attended = MaskedSelfAttention(options.heads, options.dropout, seed)(state, mask)
-    attended = layers.Dropout(options.dropout, seed=seed + 1)(attended)
-    state = layers.LayerNormalization(epsilon=1e-6)(layers.Add()([state, attended]))
-    inner = layers.Dense(options.feed_forward, activation="relu")(state)
-    inner = layers.Dropout(options.dropout, seed=seed + 2)(layers.Dense(options.width)(inner))
-    return layers.LayerNormalization(epsilon=1e-6)(layers.Add()([state, inner]))
 
 
 PIPELINE = Transformer()

@@ -31,6 +31,7 @@ from services.manifest import (
     sha256,
 )
 from services.parity import read_samples
+from services.processing import processor_type
 from services.tensors import DEFAULT_SIGNATURE
 from training.cases import Run
 from training.exporter import Exported

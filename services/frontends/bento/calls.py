@@ -2,40 +2,56 @@
 
 import asyncio
 import os
+import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from services.engine.engine import Engine
-from services.engine.request import InferenceRequest
+from services.engine.request import InferenceRequest, InferenceResponse
 from services.engine.servable import Servable
-from services.errors import CornetError, FailedPrecondition, InvalidArgument, NotFound, QueueFull
+from services.errors import CornetError, DataError, FailedPrecondition, InvalidArgument, NotFound, QueueFull
 from services.frontends.bento.endpoints import BY_TASK, Endpoint
 from services.manifest import FP32, Manifest
 from services.processing import Processor, load_processor
-from services.processing.answers import decode
+from services.processing.answers import decode, images_of, png
+from services.processing.prompt import DRAWN_SEEDS
 from services.telemetry.exchange import CURRENT
 
 T = TypeVar("T")
 
 HEAVY = 512
 """Cells or texts above which a call is encoded in a thread, so that it does not hold up the event loop."""
+DEFAULT_SCALE = 16
+MAX_SCALE = 64
+"""Pixels of the file for each pixel that was drawn, in both directions."""
 _LONG_TEXT = 4096
 _WAITING_ENCODES = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a client asks: records, and optionally which model, which version of it, and how many classes."""
+    """What a client asks: records, and optionally which model, which version of it, how many classes, how large a picture."""
 
     records: list[Any]
     model: str | None = None
     version: int | None = None
     top_k: int | None = None
+    scale: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A PNG file that was drawn, what drew it, and the seed that draws it again."""
+
+    model: str
+    version: int
+    seed: int
+    png: bytes
 
 
 class TypedCalls:
@@ -62,6 +78,33 @@ class TypedCalls:
 
     async def answer(self, endpoint: Endpoint, call: Call) -> dict[str, Any]:
         """Model, version and one prediction per record. Raises CornetError: what was expected and what was received."""
+        response, labels, columns = await self._infer(endpoint, call)
+        answers = decode(endpoint.task, response.outputs, labels, columns=columns, top=call.top_k)
+        return {"model": response.model, "version": response.version, "predictions": answers}
+
+    async def draw(self, endpoint: Endpoint, call: Call) -> Picture:
+        """The picture of a call's one record, `scale` pixels wide for each of the model's.
+
+        A seed is drawn where none is given. Raises CornetError: what was expected and what was received.
+        """
+        scale = DEFAULT_SCALE if call.scale is None else call.scale
+        if type(scale) is not int or not 1 <= scale <= MAX_SCALE:
+            raise InvalidArgument(f"scale: expected a whole number from 1 to {MAX_SCALE}. Received: {scale!r:.80}.")
+        (record,) = call.records
+        if record.get("seed") is None:
+            record = {**record, "seed": secrets.randbelow(DRAWN_SEEDS)}
+        try:
+            response, _, _ = await self._infer(endpoint, replace(call, records=[record]))
+        except DataError as error:
+            raise InvalidArgument(str(error).removeprefix("record 0: ")) from error
+        (image,) = images_of(response.outputs)
+        content = await self.in_thread(lambda: png(image, scale))
+        return Picture(response.model, response.version, int(record["seed"]), content)
+
+    async def _infer(
+        self, endpoint: Endpoint, call: Call
+    ) -> tuple[InferenceResponse, tuple[str, ...], tuple[str, ...]]:
+        """What the model answers to the records, the names of its classes, and of its processor's columns."""
         check(endpoint, call)
         name = self.choose(endpoint) if call.model is None else call.model
         with self.engine.acquire(name, call.version) as handle:
@@ -77,8 +120,7 @@ class TypedCalls:
             response = await self.engine.infer(request)
             if exchange is not None:
                 exchange.inferred(response, response.version)
-        answers = decode(endpoint.task, response.outputs, manifest.labels, columns=processor.names, top=call.top_k)
-        return {"model": response.model, "version": response.version, "predictions": answers}
+        return response, manifest.labels, processor.names
 
     def choose(self, endpoint: Endpoint) -> str:
         """The model that answers when none is asked for: the family's, else the only one of the task.

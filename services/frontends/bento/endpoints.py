@@ -9,7 +9,8 @@ class Endpoint:
     """One endpoint: `POST /<name>`.
 
     `field` is the member of the body that holds the records, `family` the model that answers when none is asked for,
-    `ranked` says that the answers are classes, so that `top_k` applies.
+    `ranked` says that the answers are classes, so that `top_k` applies. `one` names what else one record may have where the
+    endpoint takes a single one, its members beside the options, and answers with a picture.
     """
 
     name: str
@@ -18,6 +19,7 @@ class Endpoint:
     family: str
     summary: str
     ranked: bool = False
+    one: tuple[str, ...] = ()
 
     @property
     def images(self) -> bool:
@@ -27,7 +29,13 @@ class Endpoint:
     @property
     def members(self) -> tuple[str, ...]:
         """Members of the body."""
-        return (self.field, "model", "version", *(("top_k",) if self.ranked else ()))
+        own = ("scale",) if self.draws else ("top_k",) if self.ranked else ()
+        return (self.field, *self.one, "model", "version", *own)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the answer is one picture, not JSON."""
+        return bool(self.one)
 
 
 ENDPOINTS: Mapping[str, Endpoint] = {
@@ -44,6 +52,14 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             "classify_text", "text_classification", "texts", "transformer", "Name the class of each text.", ranked=True
         ),
         Endpoint("detect_anomaly", "anomaly_detection", "records", "autoencoder", "Say how unusual each record is."),
+        Endpoint(
+            "generate_image",
+            "text_to_image",
+            "prompt",
+            "text_to_image",
+            "Draw what a prompt says, as a PNG.",
+            one=("temperature", "seed"),
+        ),
     )
 }
 

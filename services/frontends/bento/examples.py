@@ -13,11 +13,14 @@ from services.manifest import SAMPLES_FILE
 from services.parity import read_samples
 from services.processing import Processor
 from services.processing.image import ImageProcessor
+from services.processing.prompt import PromptProcessor
 from services.processing.series import SeriesProcessor
 from services.processing.tabular import Column, TabularProcessor
 
 _LARGEST_EXAMPLE = 32
 _TEXT = "Congratulations! You have won a prize. Reply now to claim it."
+_PROMPT = "a bold seven"
+_PROMPT_WORDS = 3
 
 
 def example_records(servable: Servable, processor: Processor) -> list[Any]:
@@ -33,6 +36,8 @@ def example_records(servable: Servable, processor: Processor) -> list[Any]:
     if isinstance(processor, ImageProcessor):
         picture = rows.get("image", np.zeros((1, *processor.shape), np.uint8))[0]
         return [base64.b64encode(_png(picture)).decode("ascii")]
+    if isinstance(processor, PromptProcessor):
+        return [{"prompt": _prompt(processor), "temperature": 0.7, "seed": 1}]
     return [_TEXT]
 
 
@@ -42,7 +47,15 @@ def placeholder(field: str) -> list[Any]:
         return [base64.b64encode(_png(np.full((8, 8, 1), 255, np.uint8))).decode("ascii")]
     if field == "texts":
         return [_TEXT]
+    if field == "prompt":
+        return [{"prompt": _PROMPT, "temperature": 0.7, "seed": 1}]
     return [[20.1, 19.8, 20.4]] if field == "windows" else [{"age": 31, "city": "Ulm"}]
+
+
+def _prompt(processor: PromptProcessor) -> str:
+    """A prompt of words that the model knows: the usual one, else its most frequent words."""
+    known = processor.text.vocabulary
+    return _PROMPT if set(_PROMPT.split()) <= set(known) else " ".join(known[:_PROMPT_WORDS])
 
 
 def _held_out(servable: Servable) -> dict[str, np.ndarray]:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.errors import CornetError
-from services.frontends.bento.calls import TypedCalls
+from services.frontends.bento.calls import DEFAULT_SCALE, MAX_SCALE, TypedCalls
 from services.frontends.bento.endpoints import ENDPOINTS, Endpoint
 from services.frontends.bento.examples import example_records, placeholder
+from services.processing.prompt import HOTTEST, MAX_SEED
 from services.server_info import ServerInfo
 
 Json = dict[str, Any]
@@ -36,6 +37,24 @@ _RECORDS: Mapping[str, Json] = {
         "description": "One image file (JPEG, PNG, WebP, GIF, BMP) in base64.",
         "type": "string",
         "format": "byte",
+    },
+}
+
+_PROMPT: Json = {
+    "prompt": {"type": "string", "description": "What to draw; words that the model does not know change nothing."},
+    "temperature": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": HOTTEST,
+        "nullable": True,
+        "description": "How freely: 0 draws the most probable picture. Default: the model's.",
+    },
+    "seed": {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": MAX_SEED,
+        "nullable": True,
+        "description": "Equal seeds draw equal pictures. Default: another each time, named in the answer's x-seed.",
     },
 }
 
@@ -81,6 +100,15 @@ _ANSWERS: Mapping[str, Json] = {
         "properties": {"features": {"type": "array", "items": {}}},
     },
 }
+_PICTURE: Json = {
+    "description": "The picture; x-model and x-model-version name what drew it, x-seed the seed.",
+    "headers": {
+        "x-model": {"schema": {"type": "string"}},
+        "x-model-version": {"schema": {"type": "integer"}},
+        "x-seed": {"schema": {"type": "integer"}},
+    },
+    "content": {"image/png": {"schema": _FILE}},
+}
 
 _ERRORS = {
     "400": "The request does not fit: the error names the member, what was expected and what was received.",
@@ -102,7 +130,7 @@ async def openapi(calls: TypedCalls, info: ServerInfo) -> Json:
         "info": {
             "title": info.name,
             "version": info.version,
-            "description": "Typed endpoints, one per task: records in, labelled answers out.",
+            "description": "Typed endpoints, one per task: records in, labelled answers or a picture out.",
         },
         "servers": [{"url": "."}],
         "paths": paths,
@@ -129,10 +157,12 @@ def _operation(endpoint: Endpoint, model: str, records: list[Any]) -> Json:
     served = (
         f"Answered by `{model}` unless `model` says otherwise." if model else "No single model is served for this task."
     )
-    answer = {
-        "description": "One prediction per record, in order.",
-        "content": {"application/json": {"schema": _answer(endpoint)}},
-    }
+    answer = _PICTURE
+    if not endpoint.draws:
+        answer = {
+            "description": "One prediction per record, in order.",
+            "content": {"application/json": {"schema": _answer(endpoint)}},
+        }
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {
         "operationId": endpoint.name,
@@ -149,6 +179,15 @@ def _operation(endpoint: Endpoint, model: str, records: list[Any]) -> Json:
 
 def _bodies(endpoint: Endpoint, records: list[Any]) -> Json:
     options = _options(endpoint)
+    if endpoint.draws:
+        properties = {**_PROMPT, **options}
+        schema = {
+            "type": "object",
+            "required": [endpoint.field],
+            "properties": properties,
+            "additionalProperties": False,
+        }
+        return {"application/json": {"schema": schema, "example": records[0]}}
     items = {"type": "array", "minItems": 1, "items": _RECORDS[endpoint.field]}
     bodies: Json = {
         "application/json": {
@@ -184,6 +223,14 @@ def _options(endpoint: Endpoint) -> Json:
             "minimum": 1,
             "nullable": True,
             "description": "How many classes; default all.",
+        }
+    if endpoint.draws:
+        options["scale"] = {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_SCALE,
+            "nullable": True,
+            "description": f"Pixels of the file for each that is drawn; default {DEFAULT_SCALE}.",
         }
     return options
 

@@ -126,5 +126,10 @@ def _call(endpoint: Endpoint, members: Mapping[str, Any]) -> Call:
             f"Received: {', '.join(repr(name) for name in unknown[:10])}."
         )
     if endpoint.field not in members:
-        raise InvalidArgument(f"{endpoint.field}: expected a list of at least one. Received: none.")
-    return Call(members[endpoint.field], members.get("model"), members.get("version"), members.get("top_k"))
+        expected = "a text" if endpoint.draws else "a list of at least one"
+        raise InvalidArgument(f"{endpoint.field}: expected {expected}. Received: none.")
+    options = {name: members.get(name) for name in ("model", "version", "top_k", "scale")}
+    if endpoint.draws:
+        record = {name: members[name] for name in (endpoint.field, *endpoint.one) if name in members}
+        return Call([record], **options)
+    return Call(members[endpoint.field], **options)

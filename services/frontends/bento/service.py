@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 # Before the import: BentoML asks once, and takes no other word for it.
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
@@ -19,6 +19,7 @@ import bentoml
 import orjson
 from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk.service import Service
+from bentoml.validators import ContentType
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
@@ -30,7 +31,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from services import errors
-from services.frontends.bento.calls import Call, TypedCalls
+from services.frontends.bento.calls import Call, Picture, TypedCalls
 from services.frontends.bento.endpoints import ENDPOINTS, Endpoint
 from services.frontends.bento.openapi import openapi
 from services.frontends.bento.payload import parse_call
@@ -49,8 +50,10 @@ _PAGE_HEADERS = {
 
 Answer = dict[str, Any]
 
+_PngFile = Annotated[Path, ContentType("image/png")]
+"""What BentoML's clients make of a picture."""
 
-Method = TypeVar("Method", bound=Callable[..., Awaitable[Answer]])
+Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
 
 def _api(method: Method) -> Method:
@@ -109,6 +112,22 @@ class TypedEndpoints:
         """Say how unusual each record is."""
         return await self.calls.answer(ENDPOINTS["detect_anomaly"], Call(records, model, version))
 
+    @_api
+    async def generate_image(
+        self,
+        prompt: str,
+        temperature: float | None = None,
+        seed: int | None = None,
+        model: str | None = None,
+        version: int | None = None,
+        scale: int | None = None,
+    ) -> _PngFile:
+        """Draw what a prompt says, as a PNG."""
+        record = {"prompt": prompt, "temperature": temperature, "seed": seed}
+        call = Call([record], model, version, scale=scale)
+        # To a client it is a file: `_Post` sends its bytes.
+        return await self.calls.draw(ENDPOINTS["generate_image"], call)  # type: ignore[return-value]
+
 
 class LeanService(Service):  # type: ignore[misc]  # BentoML's implementation modules are not typed
     """A BentoML service whose HTTP app is `LeanApp`; handed to `@bentoml.service(service_class=...)`."""
@@ -124,16 +143,20 @@ class LeanApp(ServiceAppFactory):  # type: ignore[misc]  # BentoML's implementat
     def __init__(self, service: LeanService) -> None:
         super().__init__(service, is_main=True, enable_metrics=False)
         self._endpoints: TypedEndpoints | None = None
-        self._methods: dict[str, Callable[..., Awaitable[Answer]]] = {}
+        self._methods: dict[str, Callable[..., Awaitable[Answer | Picture]]] = {}
 
     def bind(self, endpoints: TypedEndpoints) -> None:
         """Answer with this instance; BentoML's life cycle makes one by itself."""
         self._endpoints = endpoints
         self._methods = {name: getattr(endpoints, name).local for name in ENDPOINTS}
 
-    async def call(self, endpoint: Endpoint, call: Call) -> Answer:
+    async def call(self, endpoint: Endpoint, call: Call) -> Answer | Picture:
         """Call BentoML's method of an endpoint."""
-        members = {endpoint.field: call.records, "model": call.model, "version": call.version}
+        members = {"model": call.model, "version": call.version}
+        if endpoint.draws:
+            members |= {"scale": call.scale, **call.records[0]}
+        else:
+            members[endpoint.field] = call.records
         if endpoint.ranked:
             members["top_k"] = call.top_k
         return await self._methods[endpoint.name](**members)
@@ -205,8 +228,7 @@ class _Post:
             call = await self._read(scope, receive, exchange)
             exchange.model = call.model if isinstance(call.model, str) else ""
             answer = await self._answer(call, receive)
-            exchange.model, exchange.version = answer["model"], answer["version"]
-            response = Response(orjson.dumps(answer), compressible=True)
+            response = _response(answer, exchange)
             response = await compressed(response, _header(scope, b"accept-encoding"))
         except ClientGone:
             exchange.finish(errors.CANCELLED)
@@ -220,7 +242,7 @@ class _Post:
             code, response = refusal.code, error_response(refusal, Dialect.TYPED)
         await send_answer(exchange, code, response, send)
 
-    async def _answer(self, call: Call, receive: Receive) -> Answer:
+    async def _answer(self, call: Call, receive: Receive) -> Answer | Picture:
         """BentoML's method of the endpoint. Raises ClientGone, its rows withdrawn, when the client hangs up meanwhile."""
         task, gone = asyncio.current_task(), False
 
@@ -244,6 +266,17 @@ class _Post:
         body = await read_body(receive, dict(scope["headers"]), self._app.bound().max_body_bytes)
         exchange.received_bytes = len(body)
         return await parse_call(self._endpoint, Headers(raw=scope["headers"]), QueryParams(scope["query_string"]), body)
+
+
+def _response(answer: Answer | Picture, exchange: Exchange) -> Response:
+    """The HTTP answer; `exchange` learns which version it is from."""
+    if isinstance(answer, Picture):
+        exchange.model, exchange.version = answer.model, answer.version
+        origin = ((b"x-model", answer.model), (b"x-model-version", answer.version), (b"x-seed", answer.seed))
+        headers = tuple((name, str(value).encode()) for name, value in origin)
+        return Response(answer.png, content_type=b"image/png", headers=headers)
+    exchange.model, exchange.version = answer["model"], answer["version"]
+    return Response(orjson.dumps(answer), compressible=True)
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -105,6 +106,33 @@ def test_texts_come_from_their_column(job: Job, rows: Rows, tmp_path: Path) -> N
     job("transformer", tmp_path / "in.csv", key="id")
 
     assert [(row["key"], row["label"]) for row in rows()] == [("1", "short"), ("2", "long")]
+
+
+@pytest.mark.parametrize("column", ["prompt", "what"])
+def test_prompts_come_with_temperature_and_seed_where_a_table_has_them(
+    job: Job, rows: Rows, errors: Errors, tmp_path: Path, column: str
+) -> None:
+    (tmp_path / "in.csv").write_text(
+        f"id,{column},seed,temperature\na,a bold seven,3,0.5\nb,the digit 7,3,\nc,zebra,3,1\nd,seven,x,1\n",
+        encoding="utf-8",
+    )
+
+    job("text_to_image", tmp_path / "in.csv", key="id", **({} if column == "prompt" else {"column": column}))
+
+    noise = np.random.default_rng(3).random(4, np.float32)
+    drawn = [(noise * np.float32(heat) * 100 + 3).astype(np.uint8).reshape(2, 2).tolist() for heat in (0.5, 1.0)]
+    assert [(row["key"], row["image"]) for row in rows()] == [("a", drawn[0]), ("b", drawn[1])]
+    assert [reason.partition(":")[0] for reason in errors().values()] == ["prompt", "seed"]
+
+
+def test_prompts_alone_are_drawn_at_random(job: Job, rows: Rows, tmp_path: Path) -> None:
+    _jsonl(tmp_path / "in.jsonl", {"prompt": "seven"}, {"prompt": "seven"}, {"prompt": "seven", "temperature": 0})
+
+    job("text_to_image", tmp_path / "in.jsonl")
+
+    first, second, cold = (row["image"] for row in rows())
+    assert first != second
+    assert cold == [[1, 1], [1, 1]]
 
 
 def test_a_series_in_steps_is_windowed_across_shards(job: Job, rows: Rows, errors: Errors, tmp_path: Path) -> None:

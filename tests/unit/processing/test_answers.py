@@ -1,5 +1,7 @@
 """Outputs to answers, task by task."""
 
+import base64
+import io
 import json
 
 import numpy as np
@@ -7,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from PIL import Image
 
 from services.errors import FailedPrecondition, Internal, InvalidArgument
 from services.manifest import TASKS
-from services.processing.answers import decode
+from services.processing.answers import decode, png
 
 
 def f32(*values: object) -> np.ndarray:
@@ -76,6 +79,24 @@ def test_features_are_lists() -> None:
     assert decode("image_features", {"features": f32([0.1, 0.2])}) == [{"features": [0.1, 0.2]}]
 
 
+def test_pictures_are_png_files_in_base64() -> None:
+    drawn = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+    answers = decode("text_to_image", {"image": drawn})
+    read = [np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["image"])))) for answer in answers]
+    np.testing.assert_array_equal(read, drawn)
+
+
+def test_a_picture_is_enlarged_pixel_by_pixel() -> None:
+    large = np.asarray(Image.open(io.BytesIO(png(np.array([[0, 255]], np.uint8), scale=2))))
+    np.testing.assert_array_equal(large, [[0, 0, 255, 255]] * 2)
+
+
+@pytest.mark.parametrize("values", [f32([[1.0]]), np.zeros((1, 4), np.uint8), np.zeros((1, 2, 2, 2), np.uint8)])
+def test_what_is_no_picture_is_refused(values: np.ndarray) -> None:
+    with pytest.raises(FailedPrecondition, match=r"image: expected uint8 \[rows, height, width\]"):
+        decode("text_to_image", {"image": values})
+
+
 def test_an_only_output_may_have_another_name() -> None:
     assert decode("regression", {"output_0": f32([3])}) == [{"prediction": 3.0}]
 
@@ -101,9 +122,10 @@ def test_an_unknown_task_names_the_known_ones() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_of_the_manifest_has_answers_for_no_rows(task: str) -> None:
     empty = np.zeros((0, 2), np.float32)
-    outputs = (
-        {"score": empty[:, 0], "is_anomaly": empty[:, 0].astype(bool)} if task == "anomaly_detection" else {"y": empty}
-    )
+    outputs = {
+        "anomaly_detection": {"score": empty[:, 0], "is_anomaly": empty[:, 0].astype(bool)},
+        "text_to_image": {"image": np.zeros((0, 8, 8), np.uint8)},
+    }.get(task, {"y": empty})
     assert decode(task, outputs) == []
 
 

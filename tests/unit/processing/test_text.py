@@ -56,6 +56,12 @@ def test_special_words_in_a_text_are_ordinary_text() -> None:
     assert len(tokens("[UNK]")[0]) > 1
 
 
+def test_whole_words_are_known_or_not() -> None:
+    whole = TextProcessor.fit(TEXTS, max_length=16, pieces=False)
+    ids = whole.encode(["Free fridays, friday"])["tokens"][0]
+    assert [whole.vocabulary[index - 2] if index > 1 else "" for index in ids] == ["free", "", ",", "friday"]
+
+
 def test_equal_texts_learn_equal_vocabularies(tmp_path: Path) -> None:
     assets = set()
     for run in range(5):

@@ -42,6 +42,15 @@ function request(section) {
   return { method: "POST", body: form };
 }
 
+function drawPicture(answer, blob, headers) {
+  const image = document.createElement("img");
+  image.alt = "The picture that was drawn";
+  image.src = URL.createObjectURL(blob);
+  image.addEventListener("load", () => URL.revokeObjectURL(image.src));
+  const origin = ["x-model", "x-model-version", "x-seed"].map((name) => `${name}: ${headers.get(name)}`).join("\n");
+  answer.replaceChildren(image, document.createTextNode(`\n${origin}`));
+}
+
 async function send(path, section) {
   const [answer, status, button] = [".answer", ".status", "button"].map((selector) => find(selector, section));
   button.disabled = true;
@@ -49,9 +58,15 @@ async function send(path, section) {
   const started = performance.now();
   try {
     const response = await fetch(`.${path}`, request(section));
-    const text = await response.text();
+    const picture = (response.headers.get("content-type") || "").startsWith("image/");
+    const body = picture ? await response.blob() : await response.text();
     status.textContent = `${response.status} in ${(performance.now() - started).toFixed(1)} ms`;
     answer.classList.toggle("failed", !response.ok);
+    if (picture) {
+      drawPicture(answer, body, response.headers);
+      return;
+    }
+    const text = body;
     try {
       answer.textContent = JSON.stringify(JSON.parse(text), null, 2);
     } catch {

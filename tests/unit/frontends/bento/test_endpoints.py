@@ -326,6 +326,58 @@ def test_the_processor_is_read_once_per_version(serve: Any, monkeypatch: pytest.
     assert len(reads) == 1
 
 
+def test_a_prompt_is_answered_with_a_picture_and_what_drew_it(serve: Any) -> None:
+    body = {"prompt": "a bold seven", "temperature": 0.5, "seed": 3, "scale": 2}
+    response = serve(post("/generate_image", json=body))
+    assert response.status_code == 200
+    origin = {name: response.headers[name] for name in ("content-type", "x-model", "x-model-version", "x-seed")}
+    assert origin == {"content-type": "image/png", "x-model": "text_to_image", "x-model-version": "1", "x-seed": "3"}
+    assert response.headers["x-request-id"]
+    drawn = (np.random.default_rng(3).random(4, np.float32) * np.float32(0.5) * 100 + 3).astype(np.uint8).reshape(2, 2)
+    np.testing.assert_array_equal(picture(response), drawn.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_a_picture_without_a_seed_names_the_one_that_draws_it_again(serve: Any) -> None:
+    async def twice(client: httpx.AsyncClient, _: Engine) -> tuple[httpx.Response, httpx.Response]:
+        first = await client.post("/generate_image", json={"prompt": "seven"})
+        return first, await client.post(f"/generate_image?seed={first.headers['x-seed']}", json={"prompt": "seven"})
+
+    first, again = serve(twice)
+    assert first.content == again.content
+    assert picture(first).shape == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({}, "prompt: expected a text. Received: none."),
+        ({"prompt": None}, "prompt: expected a text. Received: None."),
+        ({"prompt": ["seven"]}, "prompt: expected a text. Received: ['seven']."),
+        ({"prompt": ""}, "prompt: expected a known word, out of 7, a, bold, digit, seven, the. Received: ''."),
+        ({"prompt": "zebra"}, "prompt: expected a known word"),
+        ({"prompt": "seven", "temperature": -1}, "temperature: expected a number from 0 to 100. Received: -1."),
+        ({"prompt": "seven", "temperature": "NaN"}, "temperature: expected a number from 0 to 100. Received: 'NaN'."),
+        ({"prompt": "seven", "seed": 1.5}, "seed: expected a whole number"),
+        ({"prompt": "seven", "scale": 0}, "scale: expected a whole number from 1 to 64. Received: 0."),
+        ({"prompt": "seven", "scale": 65}, "scale: expected a whole number from 1 to 64. Received: 65."),
+        ({"prompt": "seven", "scale": True}, "scale: expected a whole number"),
+        (
+            {"prompt": "seven", "top_k": 1},
+            "Expected only the members prompt, temperature, seed, model, version, scale.",
+        ),
+        ({"prompt": "seven", "model": "cnn"}, "cnn version 1: expected a model for text_to_image."),
+    ],
+)
+def test_a_call_that_cannot_be_drawn_is_refused_by_member(serve: Any, body: dict[str, Any], error: str) -> None:
+    response = serve(post("/generate_image", json=body))
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(error)
+
+
+def picture(response: httpx.Response) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(response.content)))
+
+
 def test_every_task_has_a_toy_that_answers_its_example(serve: Any) -> None:
     async def examples(client: httpx.AsyncClient, _: Engine) -> dict[str, int]:
         spec = (await client.get("/openapi.json")).json()

@@ -22,7 +22,9 @@ _JSON = st.recursive(
     max_leaves=10,
 )
 _MEMBERS = st.dictionaries(
-    st.sampled_from(["records", "images", "texts", "windows", "model", "version", "top_k", "x"]), _JSON, max_size=4
+    st.sampled_from(["records", "images", "texts", "windows", "prompt", "model", "version", "top_k", "x"]),
+    _JSON,
+    max_size=4,
 )
 _ENDPOINTS = st.sampled_from(list(ENDPOINTS.values()))
 
