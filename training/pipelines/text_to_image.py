@@ -45,10 +45,12 @@ _REQUESTS_AVERAGED = 300
 class Options(CommonOptions):
     """Options of the drawing model."""
 
-    epochs: Annotated[int, Bounds(1)] = 14
+    epochs: Annotated[int, Bounds(1)] = 6
     """Most epochs to train, each of which shows every picture under all of its wordings."""
     batch_size: Annotated[int, Bounds(1)] = 64
     """Rows per gradient step."""
+    learning_rate: Annotated[float, Bounds(0, open_low=True)] = 3e-3
+    """Largest step size."""
     patience: Annotated[int, Bounds(1)] = 4
     """Epochs without a better validation loss before training stops; the best weights are kept."""
     width: Annotated[int, Bounds(1)] = 64
@@ -132,7 +134,17 @@ class TextToImage(Pipeline[Drawings, Options]):
         logits = decoder(levels, *encoder({"tokens": tokens}))
         model = keras.Model({"tokens": tokens, "levels": levels}, logits, name=self.family)
         model.compile(
-            optimizer=keras.optimizers.Adam(options.learning_rate),
+            optimizer=keras.optimizers.Adam(
+                keras.optimizers.schedules.CosineDecay(
+                    0.0,
+                    len(train) // options.batch_size * options.epochs,
+                    alpha=0.0,
+                    warmup_target=options.learning_rate,
+                    warmup_steps=100,
+                ),
+                clipnorm=None,
+                global_clipnorm=1.0,
+            ),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         return model
