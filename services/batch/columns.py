@@ -43,7 +43,7 @@ def choose_columns(format_: Format, wanted: Wanted, columns: Callable[[], Mappin
         if format_ == "csv" or not all(_holds_many(found[name]) for name in chosen):
             return Source(format_, wanted.kind, root, chosen, wanted.key, wanted.window)
     elif wanted.kind == "prompt":
-        chosen = _with_options(wanted, found)
+        chosen = _with_options(wanted, found, format_)
     else:
         chosen = _single(wanted, found)
     # Each JSON line has names of its own: one without a column is a bad record, and says nothing of the others.
@@ -71,9 +71,9 @@ def _single(wanted: Wanted, found: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _with_options(wanted: Wanted, found: Mapping[str, Any]) -> tuple[str, ...]:
-    """The column of prompts, then those of the processor's other names that are there."""
-    options = tuple(name for name in wanted.names[1:] if name in found and name != wanted.key)
+def _with_options(wanted: Wanted, found: Mapping[str, Any], format_: Format) -> tuple[str, ...]:
+    """The column of prompts, then those of the processor's other names that are there, or may be in some JSON line."""
+    options = tuple(name for name in wanted.names[1:] if (name in found or format_ == "jsonl") and name != wanted.key)
     prompts = _single(wanted, {name: example for name, example in found.items() if name not in options})
     return (*prompts, *options) if prompts else ()
 

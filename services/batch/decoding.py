@@ -187,14 +187,15 @@ def _record(source: Source, encoder: Encoder, row: Row) -> Any:
     """What the encoder takes of a row."""
     if isinstance(row, Bad) or not isinstance(row, dict):
         return row
-    missing = [name for name in source.columns if name not in row]
+    needed = source.columns[:1] if source.kind == "prompt" else source.columns
+    missing = [name for name in needed if name not in row]
     if missing:
         return Bad(f"expected the columns {', '.join(source.columns)}. Received: none of {', '.join(missing)}.")
-    if source.columns == encoder.names:
-        return {name: row[name] for name in source.columns}
     if source.kind == "prompt" and source.columns:
         first, *options = source.columns
-        return {encoder.names[0]: row[first], **{name: row[name] for name in options}}
+        return {encoder.names[0]: row[first], **{name: row.get(name) for name in options}}
+    if source.columns == encoder.names:
+        return {name: row[name] for name in source.columns}
     return row[source.columns[0]] if source.columns else row
 
 
