@@ -13,11 +13,11 @@ from services.processing.prompt import HOTTEST, PromptProcessor
 from services.processing.text import PADDING_ID, UNKNOWN_ID
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.evaluation import confusion_plot
+from training.optimization import GradientOptions, ScheduleName, optimizer
 from training.options import Bounds
 from training.pipeline import (
     Arrays,
     Baseline,
-    CommonOptions,
     Examples,
     Loaded,
     Pipeline,
@@ -42,7 +42,7 @@ _REQUESTS_AVERAGED = 300
 
 
 @dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(GradientOptions):
     """Options of the drawing model."""
 
     epochs: Annotated[int, Bounds(1)] = 6
@@ -50,7 +50,13 @@ class Options(CommonOptions):
     batch_size: Annotated[int, Bounds(1)] = 64
     """Rows per gradient step."""
     learning_rate: Annotated[float, Bounds(0, open_low=True)] = 3e-3
-    """Largest step size."""
+    """Step size, after the warm-up and before it falls."""
+    schedule: ScheduleName = "cosine"
+    """Learning rate over the epochs: constant, falling to 0 along a cosine, falling in steps, or when validation stays."""
+    warmup_epochs: Annotated[float, Bounds(0)] = 0.5
+    """Epochs, or a part of one, over which the learning rate first rises from near 0; the schedule begins after them."""
+    clip_global_norm: Annotated[float | None, Bounds(0, open_low=True)] = 1.0
+    """Longest gradient of all weights together; a longer one is scaled down."""
     patience: Annotated[int, Bounds(1)] = 4
     """Epochs without a better validation loss before training stops; the best weights are kept."""
     width: Annotated[int, Bounds(1)] = 64
@@ -75,6 +81,7 @@ class Options(CommonOptions):
     """Epochs of the classifier that judges the samples: the cnn family's, on the same training pictures."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.width % self.heads:
             raise InvalidArgument(f"Expected heads to divide width. Received: heads={self.heads}, width={self.width}.")
 
@@ -134,17 +141,7 @@ class TextToImage(Pipeline[Drawings, Options]):
         logits = decoder(levels, *encoder({"tokens": tokens}))
         model = keras.Model({"tokens": tokens, "levels": levels}, logits, name=self.family)
         model.compile(
-            optimizer=keras.optimizers.Adam(
-                keras.optimizers.schedules.CosineDecay(
-                    0.0,
-                    len(train) // options.batch_size * options.epochs,
-                    alpha=0.0,
-                    warmup_target=options.learning_rate,
-                    warmup_steps=100,
-                ),
-                clipnorm=None,
-                global_clipnorm=1.0,
-            ),
+            optimizer=optimizer(options, len(train)),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         return model

@@ -232,7 +232,7 @@ def _check_function(work: _Work, folder: Path, file: str, key: str) -> tuple[Par
     """A file's answers to the stored rows of its function, for every signature that it is. Raises ParityError."""
     manifest = work.source.manifest
     samples, _ = read_samples(work.source.path, samples_file_of(file))
-    padding = manifest.processor is not None and manifest.processor.kind == "text"
+    padding = manifest.processor is not None and processor_type(manifest.processor).pads
     with judge.runner(work.source.path / file) as source, judge.runner(folder / file) as run:
         found = judge.check(run, source, manifest.signatures[key], samples, work.precision, padding=padding)
     names = [name for name in manifest.signatures if manifest.onnx_file(name) == file]
