@@ -45,7 +45,7 @@ _REQUESTS_AVERAGED = 300
 class Options(GradientOptions):
     """Options of the drawing model."""
 
-    epochs: Annotated[int, Bounds(1)] = 6
+    epochs: Annotated[int, Bounds(1)] = 12
     """Most epochs to train, each of which shows every picture under all of its wordings."""
     batch_size: Annotated[int, Bounds(1)] = 64
     """Rows per gradient step."""
