@@ -36,8 +36,8 @@ def sample_plot(levels: np.ndarray, test: Exercises) -> Plot:
                 axes.set_title(column, fontsize=8)
         line[0].text(-0.15, 0.5, test.labels[target], transform=line[0].transAxes, ha="right", va="center")
     caption = (
-        "A row per class, two samples per cell. Of every class one trait was never named in training (new combination); new "
-        "wordings are sentences the model never saw."
+        "A row per class, two samples per cell. New wordings are sentences the model never saw. Of every class one trait was "
+        "never named in training: its cell is empty, and the new combination shows it."
     )
     return Plot("Samples by class and wording", caption, figure)
 
