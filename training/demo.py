@@ -110,6 +110,7 @@ def _train(pipeline: Pipeline, console: Console) -> Trained:
     inputs, answers = ({name: rows[:ROWS] for name, rows in arrays.items()} for arrays in (inputs, answers))
     manifest = outcome.exported.manifest
     processor = load_processor(outcome.exported.path, manifest.processor) if manifest.processor else None
+    payload: list[Any]
     if pipeline.task == "text_classification" and processor:
         payload = _texts(pipeline, settings, processor, next(iter(inputs.values())))
     elif pipeline.task == "text_to_image" and processor:

@@ -98,7 +98,7 @@ class Examples:
     targets: np.ndarray
     weights: np.ndarray | None = None
     labels: tuple[str, ...] = ()
-    served: dict[str, np.ndarray] | None = None
+    served: dict[str, np.ndarray] | None = field(default=None, kw_only=True)
 
     @property
     def serving_inputs(self) -> dict[str, np.ndarray]:

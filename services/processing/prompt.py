@@ -11,7 +11,7 @@ import numpy as np
 from services.errors import DataError, ManifestError
 from services.manifest import ProcessorSpec
 from services.processing.base import Processor, Values
-from services.processing.text import UNKNOWN_ID, TextProcessor
+from services.processing.text import PADDING_ID, UNKNOWN_ID, TextProcessor
 from services.processing.values import is_missing, number, shown
 
 HOTTEST = 100.0
@@ -32,7 +32,9 @@ class Prompt:
 
 
 class PromptProcessor(Processor):
-    """Encodes prompts as `tokens` i32 `[B, L]`, `noise` f32 `[B, noise]` in 0..1 and `temperature` f32 `[B]`.
+    """Encodes prompts as `tokens` i32 `[B, max_length]`, `noise` f32 `[B, noise]` in 0..1 and `temperature` f32 `[B]`.
+
+    Every row is padded to the same length, so that a server runs prompts of any length in one batch.
 
     A record is a text, or an object of `prompt` and optionally `temperature` and `seed`. Equal seeds give equal noise,
     everywhere; without one the noise is another each time. A prompt needs a word that the model knows.
@@ -49,6 +51,7 @@ class PromptProcessor(Processor):
         self._text = text
         self._noise = noise
         self._temperature = temperature
+        self._words = {word: index + UNKNOWN_ID + 1 for index, word in enumerate(text.vocabulary) if word.isalnum()}
 
     @classmethod
     def fit(cls, prompts: Iterable[str], *, noise: int, temperature: float = 1.0, max_length: int = 16) -> Self:
@@ -73,7 +76,7 @@ class PromptProcessor(Processor):
             raise DataError(f"{where}expected only {', '.join(_MEMBERS)}. Received: {shown(unknown[0])}.")
         text, temperature, seed = (members.get(name) for name in _MEMBERS)
         return Prompt(
-            self._words(where, text),
+            self._checked(where, text),
             self._temperature if is_missing(temperature) else _temperature(where, temperature),
             secrets.randbelow(DRAWN_SEEDS) if is_missing(seed) else _seed(where, seed),
         )
@@ -86,10 +89,16 @@ class PromptProcessor(Processor):
         """The tensors of prompts that were read."""
         noise = [np.random.default_rng(prompt.seed).random(self._noise, np.float32) for prompt in prompts]
         return {
-            **self._text.encode([prompt.text for prompt in prompts]),
+            "tokens": self.tokens([prompt.text for prompt in prompts]),
             "noise": np.array(noise, np.float32).reshape(-1, self._noise),
             "temperature": np.array([prompt.temperature for prompt in prompts], np.float32),
         }
+
+    def tokens(self, texts: list[str]) -> np.ndarray:
+        """Token ids i32 `[B, max_length]`."""
+        tokens = self._text.encode(texts)["tokens"]
+        padding = self._text.max_length - tokens.shape[1]
+        return np.pad(tokens, ((0, 0), (0, padding)), constant_values=PADDING_ID)
 
     def save(self, directory: Path) -> ProcessorSpec:
         spec = self._text.save(directory)
@@ -108,15 +117,15 @@ class PromptProcessor(Processor):
         text = TextProcessor.load(directory, replace(spec, kind=TextProcessor.kind, options=options))
         return cls(text, noise, float(temperature))
 
-    def _words(self, where: str, text: Any) -> str:
+    def _checked(self, where: str, text: Any) -> str:
         if not isinstance(text, str):
             raise DataError(f"{where}prompt: expected a text. Received: {shown(text)}.")
         try:
             (ids,) = self._text.encode([text])["tokens"]
         except DataError as error:
             raise DataError(f"{where}prompt: {str(error).removeprefix('record 0: ')}") from None
-        if (ids <= UNKNOWN_ID).all():
-            known = ", ".join(sorted(self._text.vocabulary, key=lambda word: (not word.isalnum(), word)))
+        if not np.isin(ids, list(self._words.values())).any():
+            known = ", ".join(sorted(self._words))
             raise DataError(f"{where}prompt: expected a known word, out of {known:.600}. Received: {shown(text)}.")
         return text
 

@@ -115,7 +115,6 @@ class TextToImage(Pipeline[Drawings, Options]):
             data,
             cast("PromptProcessor", processor),
             wordings=options.wordings if data.reference is None else 1,
-            length=options.length,
             temperature=options.temperature,
             seed=options.seed,
         )

@@ -76,7 +76,8 @@ def breadth(levels: np.ndarray) -> np.ndarray:
     places = np.arange(levels.shape[2])
     centre = columns @ places / total
     spread = (columns * np.square(places - centre[:, None])).sum(axis=1) / total
-    return np.sqrt(spread)
+    deviation: np.ndarray = np.sqrt(spread)
+    return deviation
 
 
 def traits(drawings: Drawings) -> list[tuple[str, ...]]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from services.processing.prompt import DRAWN_SEEDS, Prompt, PromptProcessor
-from services.processing.text import PADDING_ID
 from training.pipeline import Examples
 from training.text_image.drawings import LEVELS, PIXELS, Drawings, traits
 from training.text_image.wording import KINDS, Kind, Wording
@@ -50,7 +49,7 @@ class Exercises(Examples):
 
 
 def make_exercises(
-    data: Drawings, processor: PromptProcessor, *, wordings: int, length: int, temperature: float, seed: int
+    data: Drawings, processor: PromptProcessor, *, wordings: int, temperature: float, seed: int
 ) -> Exercises:
     """Each drawing under `wordings` prompts that are true of it, and requests at that temperature, seeded."""
     random = np.random.default_rng((seed, len(data)))
@@ -59,7 +58,7 @@ def make_exercises(
     prompts = [wording.taught(int(data.targets[row]), said[row], random) for row in rows]
     requests = _requests(data, processor, temperature, random)
     return Exercises(
-        {"tokens": _padded(processor, prompts, length), "levels": data.levels[rows].reshape(-1, PIXELS)},
+        {"tokens": processor.tokens(prompts), "levels": data.levels[rows].reshape(-1, PIXELS)},
         data.levels[rows].reshape(-1, PIXELS),
         labels=data.labels,
         served=processor.tensors([request.prompt for request in requests]),
@@ -71,7 +70,7 @@ def make_exercises(
 def inverse_draw(probabilities: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Levels u8 `[rows, 64]` out of independent probabilities `[rows, 64, 16]`, by the rule the model draws by."""
     sums = np.cumsum(probabilities, axis=-1)
-    chosen = (sums <= noise[..., None] * sums[..., -1:]).sum(axis=-1)
+    chosen: np.ndarray = (sums <= noise[..., None] * sums[..., -1:]).sum(axis=-1)
     return np.minimum(chosen, LEVELS - 1).astype(np.uint8)
 
 
@@ -85,8 +84,3 @@ def _requests(
             prompt = Prompt(text, temperature, int(random.integers(DRAWN_SEEDS)))
             made.append(Request(prompt, tuple(processor.text.tokens(text)), target, named, kind))
     return tuple(made)
-
-
-def _padded(processor: PromptProcessor, prompts: list[str], length: int) -> np.ndarray:
-    tokens = processor.text.encode(prompts)["tokens"]
-    return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])), constant_values=PADDING_ID)

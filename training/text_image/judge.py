@@ -86,7 +86,8 @@ def nearest(levels: np.ndarray, targets: np.ndarray, drawings: Drawings) -> np.n
     """Root mean square distance, in levels, of each picture to the nearest training picture of its class."""
     rows = nearest_rows(levels, targets, drawings)
     known = drawings.learnt_from().levels[rows].astype(np.float64)
-    return np.sqrt(np.square(levels[: len(rows)] - known).mean(axis=(1, 2)))
+    distances: np.ndarray = np.sqrt(np.square(levels[: len(rows)] - known).mean(axis=(1, 2)))
+    return distances
 
 
 def nearest_rows(levels: np.ndarray, targets: np.ndarray, drawings: Drawings) -> np.ndarray:

@@ -148,7 +148,8 @@ def _cell(levels: np.ndarray, test: Exercises, target: int, column: str) -> np.n
         rows = np.array(
             [request.kind == column and (column != "taught" or not request.traits) for request in test.requests]
         )
-    return levels[np.flatnonzero(rows & (test.asked == target))[:_PER_CELL]]
+    fitting: np.ndarray = levels[np.flatnonzero(rows & (test.asked == target))[:_PER_CELL]]
+    return fitting
 
 
 def _kind(word: str, named: set[str]) -> str:

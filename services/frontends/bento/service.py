@@ -152,7 +152,7 @@ class LeanApp(ServiceAppFactory):  # type: ignore[misc]  # BentoML's implementat
 
     async def call(self, endpoint: Endpoint, call: Call) -> Answer | Picture:
         """Call BentoML's method of an endpoint."""
-        members = {"model": call.model, "version": call.version}
+        members: dict[str, Any] = {"model": call.model, "version": call.version}
         if endpoint.draws:
             members |= {"scale": call.scale, **call.records[0]}
         else:

@@ -11,16 +11,17 @@ from services.manifest import ProcessorSpec
 from services.processing import load_processor
 from services.processing.prompt import PromptProcessor
 
-PROCESSOR = PromptProcessor.fit(["a bold seven", "the digit 7"] * 2, noise=4, temperature=0.5, max_length=8)
+PROCESSOR = PromptProcessor.fit(["a bold seven", "the digit, 7"] * 2, noise=4, temperature=0.5, max_length=8)
 
 
 def test_a_record_becomes_words_noise_and_temperature() -> None:
     encoded = PROCESSOR.encode([{"prompt": "A bold 7", "temperature": 0.25, "seed": 1}, "seven"])
     assert {name: (rows.dtype.name, rows.shape) for name, rows in encoded.items()} == {
-        "tokens": ("int32", (2, 3)),
+        "tokens": ("int32", (2, 8)),
         "noise": ("float32", (2, 4)),
         "temperature": ("float32", (2,)),
     }
+    assert (encoded["tokens"] > 0).sum(axis=1).tolist() == [3, 1]
     assert encoded["temperature"].tolist() == [0.25, 0.5]
     assert ((encoded["noise"] >= 0) & (encoded["noise"] < 1)).all()
 
@@ -56,6 +57,7 @@ def test_a_seed_is_a_whole_number_however_a_table_writes_it(written: Any, seed: 
         ({"seed": 1}, "record 0: prompt: expected a text. Received: None"),
         ("", "record 0: prompt: expected a known word, out of 7, a, bold, digit, seven, the. Received: ''"),
         ("zebra !", "record 0: prompt: expected a known word"),
+        (", ,", "record 0: prompt: expected a known word"),
         ("\ud800", "record 0: prompt: expected Unicode text"),
         (
             {"prompt": "seven", "temperature": -0.1},

@@ -37,7 +37,7 @@ def bars(count: int = 24) -> Drawings:
 
 def exercises(drawings: Drawings) -> Exercises:
     processor = PromptProcessor.fit(Wording(drawings.labels).sentences(), noise=PIXELS)
-    return make_exercises(drawings, processor, wordings=2, length=16, temperature=0.5, seed=0)
+    return make_exercises(drawings, processor, wordings=2, temperature=0.5, seed=0)
 
 
 def test_levels_are_bytes_and_back() -> None:
