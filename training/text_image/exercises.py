@@ -71,7 +71,8 @@ def inverse_draw(probabilities: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Levels u8 `[rows, 64]` out of independent probabilities `[rows, 64, 16]`, by the rule the model draws by."""
     sums = np.cumsum(probabilities, axis=-1)
     chosen: np.ndarray = (sums <= noise[..., None] * sums[..., -1:]).sum(axis=-1)
-    return np.minimum(chosen, LEVELS - 1).astype(np.uint8)
+    levels: np.ndarray = np.minimum(chosen, LEVELS - 1).astype(np.uint8)
+    return levels
 
 
 def _requests(

@@ -141,7 +141,8 @@ def ink_plot(levels: np.ndarray, test: Exercises) -> Plot:
 
 def _cell(levels: np.ndarray, test: Exercises, target: int, column: str) -> np.ndarray:
     if column == "real":
-        return test.drawings.levels[test.drawings.targets == target][:_PER_CELL]
+        real: np.ndarray = test.drawings.levels[test.drawings.targets == target][:_PER_CELL]
+        return real
     if column in (*WEIGHT, *BREADTH):
         rows = test.naming(column) & ~test.of_kind("new combination")
     else:
