@@ -37,7 +37,7 @@ SETTINGS = {
     "cnn": ["epochs=20"],
     "lstm": ["epochs=25"],
     "regressor": ["epochs=60"],
-    "text_to_image": ["epochs=3", "wordings=4", "judge_epochs=12"],
+    "text_to_image": ["epochs=2", "wordings=4", "judge_epochs=12"],
     "transformer": ["epochs=5"],
     "vgg16": ["probe_images=6"],
 }

@@ -118,5 +118,7 @@ def test_malformed_options_are_a_manifest_error(tmp_path: Path, options: dict[st
 
 
 def test_an_unknown_kind_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"expected one of image, series, tabular, text\. Received: 'audio'"):
+    with pytest.raises(
+        ManifestError, match=r"expected one of image, prompt, series, tabular, text\. Received: 'audio'"
+    ):
         load_processor(tmp_path, ProcessorSpec("audio"))

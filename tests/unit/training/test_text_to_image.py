@@ -18,34 +18,38 @@ from training.text_image.exercises import Exercises
 # Keras turns TensorFlow variables into arrays by a protocol that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-SETTINGS = ("epochs=6", "wordings=8", "width=16", "heads=2", "feed_forward=16", "blocks=1", "batch_size=16")
+SETTINGS = (
+    *("epochs=16", "wordings=8", "batch_size=32", "learning_rate=0.01", "judge_epochs=30", "temperature=0.3"),
+    *("width=16", "heads=2", "feed_forward=16", "blocks=1", "dropout=0"),
+)
 
 
 @pytest.fixture(scope="module")
 def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An NPZ of 60 bright and pale bars on black, classes `lying` and `standing`."""
-    images = np.zeros((60, SIDE, SIDE), np.uint8)
+    """An NPZ of 80 bright and pale bars on black, classes `lying` and `standing`."""
+    images = np.zeros((80, SIDE, SIDE), np.uint8)
     for row, image in enumerate(images):
         place = (slice(1, 7), slice(3, 5)) if row % 2 else (slice(3, 5), slice(1, 7))
-        image[place] = 85 + 2 * row
+        image[place] = 51 + 2 * row
     path = tmp_path_factory.mktemp("bars") / "bars.npz"
-    np.savez(path, images=images, labels=np.where(np.arange(60) % 2, "standing", "lying"))
+    np.savez(path, images=images, labels=np.where(np.arange(80) % 2, "standing", "lying"))
     return path
 
 
 @pytest.fixture(scope="module")
 def run(fitted: Callable[..., Any], bars: Path) -> Any:
-    return fitted(PIPELINE, parse(Options, [*SETTINGS, "judge_epochs=4", "deterministic=false"]), Source(bars))
+    return fitted(PIPELINE, parse(Options, [*SETTINGS, "deterministic=false"]), Source(bars))
 
 
 def test_it_draws_what_is_asked_for(run: Any) -> None:
-    options = parse(Options, [*SETTINGS, "judge_epochs=4"])
+    options = parse(Options, SETTINGS)
     outputs = predict(run.serving, run.test.serving_inputs)
     metrics = PIPELINE.evaluate(outputs, run.test, options)
     baseline = PIPELINE.baseline(run.train, run.test, options)
 
-    assert metrics["asked_accuracy"] > 0.9
-    assert metrics["bold_ink_ratio"] > 1.1 > baseline.metrics["bold_ink_ratio"] - 0.05
+    assert metrics["judge_accuracy"] == 1
+    assert metrics["asked_accuracy"] > 0.8
+    assert metrics["bold_ink_ratio"] > 1.1
     assert metrics.keys() | {"bits_per_pixel"} == baseline.metrics.keys()
 
     titles = [plot.title for plot in PIPELINE.figures(outputs, run.test, run.serving, options)]
