@@ -247,7 +247,9 @@ class Draw(keras.layers.Layer):  # type: ignore[misc]  # keras ships no types
         self.decoder = decoder
 
     def call(self, words: Any, mask: Any, noise: Any, temperature: Any) -> Any:
-        levels = self.decoder.draw(words, mask, noise, temperature)
+        # Run eagerly the loop takes half a second whatever the rows: each of its operations waits for Python.
+        draw = _compiled_draw if tf.executing_eagerly() else PixelDecoder.draw
+        levels = draw(self.decoder, words, mask, noise, temperature)
         side, step = self.decoder.side, 255 // (self.decoder.levels - 1)
         return tf.cast(tf.reshape(levels * step, (-1, side, side)), tf.uint8)
 
@@ -257,6 +259,11 @@ class Draw(keras.layers.Layer):  # type: ignore[misc]  # keras ships no types
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Draw":
         return cls(**{**config, "decoder": keras.saving.deserialize_keras_object(config["decoder"])})
+
+
+@tf.function(reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]  # tensorflow ships no types
+def _compiled_draw(decoder: PixelDecoder, words: Any, mask: Any, noise: Any, temperature: Any) -> Any:
+    return decoder.draw(words, mask, noise, temperature)
 
 
 def choose(logits: Any, noise: Any, temperature: Any) -> Any:
