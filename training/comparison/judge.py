@@ -15,8 +15,8 @@ MOST_RESAMPLES = 1000
 _LEAST_RESAMPLES = 100
 _BUDGET_S = 20.0
 _SEED = 0
-_JUDGED_TOGETHER = ("image_features",)
-"""Tasks whose metric compares the rows with each other: a row that is drawn twice would be its own nearest."""
+_JUDGED_TOGETHER = ("image_features", "text_to_image")
+"""Tasks whose metric compares the rows with each other: a row that is drawn twice would be its own nearest, or no variety."""
 CONFIDENCE = 0.95
 
 
