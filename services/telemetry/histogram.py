@@ -49,11 +49,15 @@ class Histogram:
 
     def add(self, values: np.ndarray, times: np.ndarray | None = None) -> None:
         """Observe every one of `values` (f64 [N]), each as many `times` (f64 [N]) as that says."""
-        places = self.bounds.searchsorted(values)
         if times is None:
-            self._counts += np.bincount(places, minlength=len(self._counts))
+            # Sorting them and looking for the bounds is half the work of looking for each among the bounds.
+            reached = np.sort(values).searchsorted(self.bounds, "right")
+            self._counts[:-1] += reached
+            self._counts[1:] -= reached
+            self._counts[-1] += len(values)
             self._total += float(values.sum())
         else:
+            places = self.bounds.searchsorted(values)
             self._counts += np.bincount(places, times, len(self._counts)).astype(np.int64)
             self._total += float(values @ times)
 
@@ -185,7 +189,7 @@ class RequestSeries:
         self._waited.clear()
         self._runs.clear()
         counts = values.astype(np.intp)
-        times = (requests / values).repeat(counts)
+        times = None if len(arrived) == requests.sum() else (requests / values).repeat(counts)
         self.seconds.add(ended.repeat(counts) - arrived, times)
         self.last_ended_at = float(ended[-1])
         decode, queue, compute, encode = self.steps

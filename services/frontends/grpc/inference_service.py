@@ -13,6 +13,7 @@ from services.frontends.grpc.call import Call, MethodTable, UnaryHandler, UnaryM
 from services.frontends.grpc.short_way import ShortWay, Texts
 from services.frontends.model_description import describe_model
 from services.frontends.model_statistics import statistics_of
+from services.frontends.runs import RunCounter
 from services.frontends.status import Dialect, to_cornet
 from services.protocols import model_configuration, model_statistics, oip_grpc
 from services.protocols.forms import oip_values
@@ -30,7 +31,7 @@ class InferenceService:
         self._engine = engine
         self._info = info
         self._replying: set[asyncio.Future[None]] = set()
-        self._short = _InferShortWay(engine, oip_values, self.model_infer)
+        self._short = _InferShortWay(engine, oip_values, self.model_infer, RunCounter(engine, PROTOCOL, "ModelInfer"))
 
     def methods(self) -> MethodTable:
         handlers: dict[str, UnaryHandler] = {

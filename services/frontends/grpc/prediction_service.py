@@ -6,6 +6,7 @@ from services.engine.request import InferenceRequest, InferenceResponse
 from services.engine.scheduling import Identity
 from services.frontends.grpc.call import Call, MethodTable, UnaryMethod
 from services.frontends.grpc.short_way import ShortWay, Texts
+from services.frontends.runs import RunCounter
 from services.frontends.status import Dialect
 from services.protocols import tfs_grpc
 from services.protocols.forms import tfs_values
@@ -19,7 +20,7 @@ class PredictionService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._short = _PredictShortWay(engine, tfs_values, self.predict)
+        self._short = _PredictShortWay(engine, tfs_values, self.predict, RunCounter(engine, PROTOCOL, "Predict"))
 
     def methods(self) -> MethodTable:
         return {

@@ -17,7 +17,7 @@ from services.engine.request import InferenceRequest, InferenceResponse, Outcome
 from services.engine.scheduling import Identity
 from services.errors import CornetError
 from services.frontends.grpc.call import Call
-from services.frontends.runs import count_run
+from services.frontends.runs import RunCounter
 from services.protocols.forms import Form, Forms, Locate
 from services.protocols.wire import around_rows
 
@@ -44,15 +44,18 @@ class _Memo:
 
 
 class ShortWay(ABC):
-    """One method's handler: `handle`. `general` is what it falls back on, and `locate` finds the values of a message."""
+    """One method's handler: `handle`. `general` is what it falls back on, `locate` finds the values of a message, and
+    `counter` counts what goes this way.
+    """
 
-    def __init__(self, engine: Engine, locate: Locate, general: General) -> None:
+    def __init__(self, engine: Engine, locate: Locate, general: General, counter: RunCounter) -> None:
         self.forms = Forms(locate)
         self._match = self.forms.match
         self._engine = engine
         self._metrics = engine.metrics
         self._listeners = engine.metrics.listeners
         self._general = general
+        self._counter = counter
 
     def handle(self, data: bytes, call: Call) -> None:
         """Serve a call. Raises what is wrong at once, as `Engine.submit` does."""
@@ -131,32 +134,10 @@ class ShortWay(ABC):
         if memo.echoing:
             answers = self.repeat(run, answers, takers)
             received_bytes, sent_bytes = sum(call.received_bytes for call in takers), sum(map(len, answers))
-        self.count(run, takers, tickets, inferred_at, received_bytes, sent_bytes)
+        self._counter.count(run, tickets, inferred_at, received_bytes, sent_bytes)
         for call, answer in zip(takers, answers, strict=True):
             call.reply_counted(answer)
         takers[0].run_answered()
-
-    def count(
-        self,
-        run: PackedRun,
-        calls: Sequence[Call],
-        tickets: Sequence[LaneTicket],
-        inferred_at: float,
-        received_bytes: int,
-        sent_bytes: int,
-    ) -> None:
-        method = calls[0].method
-        count_run(
-            self._metrics,
-            self._engine.clock,
-            method.protocol,
-            method.name,
-            run,
-            tickets,
-            inferred_at,
-            received_bytes=received_bytes,
-            sent_bytes=sent_bytes,
-        )
 
     def settle(self, taker: Call, ticket: LaneTicket, outcome: Outcome) -> None:
         taker.decoded_at = ticket.enqueued + perf_counter() - self._engine.clock()

@@ -19,7 +19,7 @@ from services.engine.request import InferenceRequest, InferenceResponse, Outcome
 from services.engine.scheduling import Identity, Pending
 from services.errors import CornetError
 from services.frontends.rest.http import COMPRESS_FROM_BYTES, Response
-from services.frontends.runs import count_run
+from services.frontends.runs import RunCounter
 from services.protocols.json_numbers import number_bytes
 from services.tensors import DType
 
@@ -63,8 +63,7 @@ class ShortWay(ABC):
     def __init__(self, engine: Engine, protocol: str, name: str) -> None:
         self.engine = engine
         self._metrics = engine.metrics
-        self._protocol = protocol
-        self._name = name
+        self._counter = RunCounter(engine, protocol, name)
         self._lanes: dict[tuple[str, Any, tuple[int, ...]], tuple[Lane, DType]] = {}
 
     @abstractmethod
@@ -145,17 +144,8 @@ class ShortWay(ABC):
         inferred_at: float,
         bodies: Sequence[bytes],
     ) -> None:
-        count_run(
-            self._metrics,
-            self.engine.clock,
-            self._protocol,
-            self._name,
-            run,
-            tickets,
-            inferred_at,
-            received_bytes=sum([call.received_bytes for call in calls]),
-            sent_bytes=sum(map(len, bodies)),
-        )
+        received_bytes = sum([call.received_bytes for call in calls])
+        self._counter.count(run, tickets, inferred_at, received_bytes, sum(map(len, bodies)))
 
     def settle(self, taker: ShortCall, ticket: LaneTicket, outcome: Outcome) -> None:
         taker.decoded_at = ticket.enqueued + perf_counter() - self.engine.clock()
