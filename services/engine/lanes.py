@@ -15,7 +15,7 @@ queue, though it is not decoded yet.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -33,8 +33,12 @@ if TYPE_CHECKING:
 NAN = float("nan")
 _MICROSECONDS = 1e6
 
-Times: TypeAlias = tuple[list[float], list[float]]
-"""When requests arrived, and the seconds that they then waited for the run; one of each where all arrived together."""
+
+class Times(NamedTuple):
+    """When requests arrived, and the seconds that they then waited for their run; one of each where all arrived together."""
+
+    arrived: list[float]
+    waited_s: list[float]
 
 
 class Validity:
@@ -50,7 +54,12 @@ class Receiver(Protocol):
     """Who answers the requests of a lane. A taker is whatever `submit` was given, and is true."""
 
     def take(
-        self, run: "PackedRun", takers: Sequence[Any], tickets: Sequence["LaneTicket"], firsts: Sequence[int]
+        self,
+        run: "PackedRun",
+        takers: Sequence[Any],
+        tickets: Sequence["LaneTicket"],
+        firsts: Sequence[int],
+        times: Times,
     ) -> None:
         """Answer every taker: the rows of its ticket begin at its entry of `firsts` in the run's outputs."""
         ...
@@ -175,7 +184,7 @@ class PackedRun(Batch):
     `outputs` are the arrays of the whole run, padding included, where it succeeded.
     """
 
-    __slots__ = ("_timed", "_times", "lane", "outputs", "tickets")
+    __slots__ = ("lane", "outputs", "tickets")
 
     def __init__(
         self,
@@ -190,8 +199,6 @@ class PackedRun(Batch):
         self.tickets = tickets
         self.lane = lane
         self.outputs: Arrays | None = None
-        self._timed: Sequence[LaneTicket] = ()
-        self._times: Times = ([], [])
         super().__init__(identity, wanted, (), rows, padded_rows, dispatched)
 
     def count_elements(self) -> int:
@@ -220,26 +227,10 @@ class PackedRun(Batch):
             super().deliver(waits)
             return
         if self.lane is not None:
-            self.observe_waits(waits, self.tickets)
-            self._hand_out(self.lane, self.tickets, range(0, self.rows, self.lane.rows))
+            self._hand_out(self.lane, self.tickets, range(0, self.rows, self.lane.rows), waits)
         else:
             for lane, (tickets, firsts) in self._by_lane().items():
-                self.observe_waits(waits, tickets)
-                self._hand_out(lane, tickets, firsts)
-
-    def times_of(self, tickets: Sequence[LaneTicket]) -> Times:
-        """Of requests of one lane; asked twice of the same ones, mostly."""
-        if tickets is not self._timed:
-            self._timed = tickets
-            first, dispatched = tickets[0], self.dispatched
-            if first.arrived == tickets[-1].arrived:  # and so did those between: together they were queued
-                self._times = [first.arrived], [dispatched - first.enqueued]
-            else:
-                self._times = (
-                    [ticket.arrived for ticket in tickets],
-                    [dispatched - ticket.enqueued for ticket in tickets],
-                )
-        return self._times
+                self._hand_out(lane, tickets, firsts, waits)
 
     def response(self, ticket: LaneTicket, first: int) -> InferenceResponse:
         """What the general way would answer the request, whose rows begin at `first`."""
@@ -253,13 +244,6 @@ class PackedRun(Batch):
             self.seconds * _MICROSECONDS,
             self.rows,
         )
-
-    def observe_waits(self, waits: Histogram, tickets: Sequence[LaneTicket]) -> None:
-        values = self.times_of(tickets)[1]
-        if len(values) == 1:
-            waits.observe(values[0], len(tickets))
-        else:
-            waits.extend(values)
 
     def _split(self) -> None:
         """Go the general way from here."""
@@ -276,8 +260,16 @@ class PackedRun(Batch):
             first += ticket.rows
         return found
 
-    def _hand_out(self, lane: Lane, tickets: Sequence[LaneTicket], firsts: Sequence[int]) -> None:
-        """Have the requests of one lane answered that somebody still waits for; by its failure, where the receiver fails."""
+    def _hand_out(self, lane: Lane, tickets: Sequence[LaneTicket], firsts: Sequence[int], waits: Histogram) -> None:
+        """Have the requests of one lane answered that somebody still waits for; by its failure, where the receiver fails.
+
+        `waits` observes how long each of them waited for the run.
+        """
+        times = times_of(tickets, self.dispatched)
+        if len(times.waited_s) == 1:
+            waits.observe(times.waited_s[0], len(tickets))
+        else:
+            waits.extend(times.waited_s)
         takers = [ticket.done for ticket in tickets]
         if not all(takers):  # some were cancelled while the run was in a thread
             waiting = [
@@ -287,11 +279,20 @@ class PackedRun(Batch):
             takers = [ticket.done for ticket in tickets]
             if not takers:
                 return
+            times = times_of(tickets, self.dispatched)
         for ticket in tickets:
             ticket.done = None
         try:
-            lane.receiver.take(self, takers, tickets, firsts)
+            lane.receiver.take(self, takers, tickets, firsts, times)
         except Exception as error:  # noqa: BLE001  # reported, to whoever has no answer yet
             failure = as_error(error)
             for taker, ticket in zip(takers, tickets, strict=True):
                 lane.receiver.settle(taker, ticket, failure)
+
+
+def times_of(tickets: Sequence[LaneTicket], dispatched: float) -> Times:
+    """Of the requests of one lane, at least one, in a run that was dispatched then."""
+    first = tickets[0]
+    if first.arrived == tickets[-1].arrived:  # and so did those between: together they were queued
+        return Times([first.arrived], [dispatched - first.enqueued])
+    return Times([ticket.arrived for ticket in tickets], [dispatched - ticket.enqueued for ticket in tickets])

@@ -30,9 +30,9 @@ from hot_path import infer_request
 
 from services import testing
 from services.app import HttpFront, Server
-from services.engine.lanes import PackedRun
-from services.frontends.grpc.call import Call
+from services.engine import lanes
 from services.frontends.grpc.http2 import connection
+from services.frontends.grpc.http2.unary import NativeCall
 from services.frontends.rest.short_way import ShortWay
 from services.frontends.runs import RunCounter
 from services.settings import Settings
@@ -82,17 +82,29 @@ def loads(server: Server, front: HttpFront, port: int) -> list[Load]:
 
 
 class NoSeries:
-    """Takes the place of the histograms of a batcher's runs."""
+    """Takes the place of a batcher's histograms."""
 
     FULL = 1
     kept = property(lambda _: [], lambda _, value: None)
 
+    def observe(self, value: float, times: int = 1) -> None:
+        pass
 
-def _uncounted_call(self: Call, method: Any, metadata: Any, deadline: Any, metrics: Any, *_: object) -> None:
-    self.metrics = metrics
+
+NO_TIMES = lanes.Times([0.0], [0.0])
+
+
+def _uncounted_call(
+    self: NativeCall, connection: Any, sid: int, send_window: int, head: Any, method: Any, deadline: float | None
+) -> None:
+    self.metrics = connection.context.metrics
     self.method = method
-    self.headers = metadata
+    self.headers = head.metadata
     self.deadline = deadline
+    self.sid = sid
+    self.send_window = send_window
+    self.head = head
+    self._connection = connection
 
 
 def _uncounted_exchange(self: Exchange, metrics: Any, protocol: str, operation: str, headers: Any) -> None:
@@ -104,15 +116,16 @@ def _uncounted_exchange(self: Exchange, metrics: Any, protocol: str, operation: 
 
 def leave_out(server: Server) -> ExitStack:
     """Have the server count nothing until what is returned is closed."""
-    stack = ExitStack()
+    stack, batches = ExitStack(), server.metrics.tables.batches.values()
     for owner, name, stub in (
-        (Call, "__init__", _uncounted_call),
+        (NativeCall, "__init__", _uncounted_call),
         (Exchange, "__init__", _uncounted_exchange),
         (connection, "perf_counter", float),
-        (PackedRun, "observe_waits", lambda *_: None),
+        (lanes, "times_of", lambda *_: NO_TIMES),
+        *((batch, "queue_seconds", NoSeries()) for batch in batches),
         (RunCounter, "count", lambda *_: None),
         (ShortWay, "count", lambda *_: None),
-        *((batch, "runs", NoSeries()) for batch in server.metrics.tables.batches.values()),
+        *((batch, "runs", NoSeries()) for batch in batches),
     ):
         stack.enter_context(patch.object(owner, name, stub))
     stack.enter_context(patch.object(Exchange, "started_at", 0.0, create=True))

@@ -28,8 +28,7 @@ class Call(Exchange, ABC):
 
     A handler ends in exactly one of `reply`, `fail` and `answer`, at once or later, on the loop's thread. What comes after
     the first, or after the caller has gone, is dropped. `model`, `version` and `decoded` are the handler's word for the
-    metrics. `deadline` is a point on the engine's clock (seconds), None where the caller set none. `arrived_at` is for
-    transports that know it for several calls at a time; otherwise the call has just arrived.
+    metrics. `deadline` is a point on the engine's clock (seconds), None where the caller set none.
 
     `echo` is what the handler's answer repeats of the request.
 
@@ -41,12 +40,7 @@ class Call(Exchange, ABC):
     _on_cancel: Callable[[], None] | None = None
 
     def __init__(
-        self,
-        method: "UnaryMethod",
-        metadata: MetadataPairs,
-        deadline: float | None,
-        metrics: Metrics,
-        arrived_at: float | None = None,
+        self, method: "UnaryMethod", metadata: MetadataPairs, deadline: float | None, metrics: Metrics
     ) -> None:
         # What Exchange's own does, without another call: a tenth of a request's time in Python is making this object.
         self.metrics = metrics
@@ -54,7 +48,7 @@ class Call(Exchange, ABC):
         self.headers = metadata
         self.deadline = deadline
         metrics.arrived[method.protocol] += 1
-        self.started_at = perf_counter() if arrived_at is None else arrived_at
+        self.started_at = perf_counter()
 
     @property
     def protocol(self) -> str:  # type: ignore[override] # a call's never changes

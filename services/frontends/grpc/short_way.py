@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any, TypeAlias
 
 from services.engine.engine import Engine
-from services.engine.lanes import Lane, LaneTicket, PackedRun
+from services.engine.lanes import Lane, LaneTicket, PackedRun, Times
 from services.engine.merging import Arrays
 from services.engine.request import InferenceRequest, InferenceResponse, Outcome
 from services.engine.scheduling import Identity
@@ -116,7 +116,12 @@ class ShortWay(ABC):
     # As the lanes' receiver:
 
     def take(
-        self, run: PackedRun, takers: Sequence[Call], tickets: Sequence[LaneTicket], firsts: Sequence[int]
+        self,
+        run: PackedRun,
+        takers: Sequence[Call],
+        tickets: Sequence[LaneTicket],
+        firsts: Sequence[int],
+        times: Times,
     ) -> None:
         inferred_at = perf_counter()
         lane, outputs = tickets[0].lane, run.outputs or {}
@@ -134,7 +139,7 @@ class ShortWay(ABC):
         if memo.echoing:
             answers = self.repeat(run, answers, takers)
             received_bytes, sent_bytes = sum(call.received_bytes for call in takers), sum(map(len, answers))
-        self._counter.count(run, tickets, inferred_at, received_bytes, sent_bytes)
+        self._counter.count(run, len(takers), times, inferred_at, received_bytes, sent_bytes)
         for call, answer in zip(takers, answers, strict=True):
             call.reply_counted(answer)
         takers[0].run_answered()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from services.engine.engine import Engine
-from services.engine.lanes import Lane, LaneTicket, PackedRun
+from services.engine.lanes import Lane, LaneTicket, PackedRun, Times
 from services.engine.request import InferenceRequest, InferenceResponse, Outcome
 from services.engine.scheduling import Identity, Pending
 from services.errors import CornetError
@@ -122,7 +122,12 @@ class ShortWay(ABC):
     # As the lanes' receiver:
 
     def take(
-        self, run: PackedRun, takers: Sequence[ShortCall], tickets: Sequence[LaneTicket], firsts: Sequence[int]
+        self,
+        run: PackedRun,
+        takers: Sequence[ShortCall],
+        tickets: Sequence[LaneTicket],
+        firsts: Sequence[int],
+        times: Times,
     ) -> None:
         inferred_at = perf_counter()
         lane, identity = tickets[0].lane, run.identity
@@ -132,7 +137,7 @@ class ShortWay(ABC):
                 self.settle(call, ticket, run.response(ticket, first))
             return
         bodies, lines = encoded
-        self.count(run, takers, tickets, inferred_at, bodies)
+        self.count(run, takers, times, inferred_at, bodies)
         for call, body in zip(takers, bodies, strict=True):
             call.reply_counted(body, lines)
 
@@ -140,12 +145,12 @@ class ShortWay(ABC):
         self,
         run: PackedRun,
         calls: Sequence[ShortCall],
-        tickets: Sequence[LaneTicket],
+        times: Times,
         inferred_at: float,
         bodies: Sequence[bytes],
     ) -> None:
         received_bytes = sum([call.received_bytes for call in calls])
-        self._counter.count(run, tickets, inferred_at, received_bytes, sum(map(len, bodies)))
+        self._counter.count(run, len(calls), times, inferred_at, received_bytes, sum(map(len, bodies)))
 
     def settle(self, taker: ShortCall, ticket: LaneTicket, outcome: Outcome) -> None:
         taker.decoded_at = ticket.enqueued + perf_counter() - self.engine.clock()

@@ -23,7 +23,7 @@ POISON = -1.0
 class Desk:
     """Receives for the lanes: a taker is the list of a request's outcomes, in a tuple, as a taker must be true."""
 
-    def take(self, run: PackedRun, takers: Any, tickets: Any, firsts: Any) -> None:
+    def take(self, run: PackedRun, takers: Any, tickets: Any, firsts: Any, times: Any) -> None:
         for taker, ticket, first in zip(takers, tickets, firsts, strict=True):
             self.settle(taker, ticket, run.response(ticket, first))
 

@@ -37,9 +37,16 @@ class Desk:
         self.times: list[Times] = []
         self.fail: Exception | None = None
 
-    def take(self, run: PackedRun, takers: Sequence[str], tickets: Sequence[LaneTicket], firsts: Sequence[int]) -> None:
+    def take(
+        self,
+        run: PackedRun,
+        takers: Sequence[str],
+        tickets: Sequence[LaneTicket],
+        firsts: Sequence[int],
+        times: Times,
+    ) -> None:
         self.together.append(list(takers))
-        self.times.append(run.times_of(tickets))
+        self.times.append(times)
         for taker, ticket, first in zip(takers, tickets, firsts, strict=True):
             if self.fail is not None:
                 raise self.fail

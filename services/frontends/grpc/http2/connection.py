@@ -126,6 +126,8 @@ class Connection(Streams, asyncio.Protocol):
             self._rest = data[done:]
             if done:
                 self.moved = True
+        if self.arrivals:
+            self.count_arrivals()
         self.sender.flush()
 
     def settings_acknowledged(self) -> None:

@@ -45,12 +45,15 @@ class Streams:
 
     `last_sid` is the latest that a client opened, `goaway_sid` the last that it may. Windows are what the client may send.
     `read_at` is when what is handled at present came from the socket, or back from a thread (`perf_counter` seconds).
-    `whole_bytes` is the longest frame that can be a whole request. `sender`, `control` and the loop come with the connection.
+    `arrivals` of its calls, all of the method that is `arriving`, are not counted yet. `whole_bytes` is the longest frame
+    that can be a whole request. `sender`, `control` and the loop come with the connection.
     """
 
     __slots__ = (
         *("_blocks", "_loop", "_low_window", "_max_streams"),
         *(
+            "arrivals",
+            "arriving",
             "context",
             "control",
             "goaway_sid",
@@ -75,6 +78,8 @@ class Streams:
         self.last_sid = 0
         self.goaway_sid = MAX_STREAM_ID
         self.read_at = 0.0
+        self.arriving: UnaryMethod | None = None
+        self.arrivals = 0
         self.stream_window = limits.stream_window_bytes
         self.recv_window = limits.connection_window_bytes
         self._low_window = self.recv_window // 2
@@ -114,6 +119,12 @@ class Streams:
         call = NativeCall(self, stream.sid, stream.send_window, stream.head, method, stream.deadline)
         self.streams[stream.sid] = call
         serve(method, data, call)
+
+    def count_arrivals(self) -> None:
+        """Count the calls that have arrived, at the end of a read, and before one of another method."""
+        if self.arriving is not None and self.arrivals:
+            self.context.metrics.arrived[self.arriving.protocol] += self.arrivals
+            self.arrivals = 0
 
     def abort_streams(self, error: CornetError) -> None:
         """End every open call with an error."""
@@ -266,5 +277,6 @@ class Streams:
         error = work.exception()
         if error is None:
             self.serve(stream, work.result())
+            self.count_arrivals()
         else:
             stream.refuse(to_cornet(error) if isinstance(error, Exception) else Internal("The server failed."))

@@ -169,7 +169,16 @@ class NativeCall(Call):
         method: UnaryMethod,
         deadline: float | None,
     ) -> None:
-        super().__init__(method, head.metadata, deadline, connection.context.metrics, connection.read_at)
+        # What Call's own does, but for all calls of a read at once.
+        if method is not connection.arriving:
+            connection.count_arrivals()
+            connection.arriving = method
+        connection.arrivals += 1
+        self.metrics = connection.context.metrics
+        self.method = method
+        self.headers = head.metadata
+        self.deadline = deadline
+        self.started_at = connection.read_at
         self.sid = sid
         self.send_window = send_window
         self.head = head
