@@ -188,10 +188,6 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
     def split(self, data: DataT, options: OptionsT) -> Split[DataT]:
         """Cut into train, validation and test, seeded (in time for series), before anything is fitted."""
 
-    def judged(self, data: DataT, options: OptionsT) -> DataT:
-        """All rows of data that nothing was learnt from, as `split` would hand them to the test part."""
-        return data
-
     @abstractmethod
     def fit_processor(self, train: DataT, options: OptionsT) -> Processor:
         """Learn from the training part how raw payloads become tensors (columns, vocabulary, image size)."""

@@ -36,7 +36,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Metrics of each candidate, the index of the best by the primary one, and the others' differences from it.
+    """Metrics of each candidate, the index of the best by `metric`, and the others' differences from it.
+
+    `metric` is the family's primary one, or the first there is where the rows do not give that.
 
     `differences` holds None for the best; `resamples` is how many they are judged by, 0 where the metric cannot be judged so.
     """
@@ -54,13 +56,15 @@ def judge(candidates: Sequence[Candidate], outputs: Sequence[Arrays], examples: 
     Rows of a series hang together, as each window holds most of its neighbours: they are drawn in stretches. Source: Efron,
     Tibshirani 1993, "An Introduction to the Bootstrap", sections 8.6 and 13.3.
     """
-    metric = candidates[0].pipeline.primary_metric
     metrics = tuple(
         candidate.pipeline.evaluate(answers, rows, candidate.options)
         for candidate, answers, rows in zip(candidates, outputs, examples, strict=True)
     )
+    metric = candidates[0].pipeline.primary_metric
+    if metric not in metrics[0]:  # without labels there is no detection to measure, for one
+        metric = next(iter(metrics[0]))
     sign = -1 if is_error(metric) else 1
-    best = int(np.argmax([sign * values.get(metric, -np.inf * sign) for values in metrics]))
+    best = int(np.argmax([sign * values[metric] for values in metrics]))
     samples = _resampled(candidates, outputs, examples, metric)
     if not len(samples):
         return Judgement(metric, metrics, best, (None,) * len(candidates), 0)

@@ -42,18 +42,11 @@ def _trade_off(comparison: Comparison, title: str, label: str, costs: Sequence[f
     figure, axes = new_figure(width=5.6, height=4.6)
     metric = comparison.metric
     for cost, entry in zip(costs, comparison.entries, strict=True):
-        value = entry.metrics[metric]
         spread = _spread(entry, comparison)
-        axes.errorbar(cost, value, yerr=spread, fmt="o", capsize=3)
-        axes.annotate(entry.title, (cost, value), textcoords="offset points", xytext=(7, 5), fontsize=9)
-    names = []
-    for baseline in comparison.rows.baselines:
-        if metric in baseline.metrics:
-            names.append(baseline.name)
-            axes.axhline(baseline.metrics[metric], color="grey", linewidth=1, linestyle="--", label=baseline.name)
-    if names:
-        axes.legend()
-    axes.margins(x=0.25, y=0.15)
+        axes.errorbar(cost, entry.metrics[metric], yerr=spread, fmt="o", capsize=3, label=entry.title)
+    axes.set_xscale("log")
+    axes.margins(x=0.15, y=0.15)
+    axes.legend()
     axes.set_xlabel(label)
     axes.set_ylabel(metric)
     whiskers = " Bars: where the difference from the best may lie by chance." if comparison.resamples else ""
@@ -88,6 +81,7 @@ def _forecasts(comparison: Comparison, candidates: Sequence[Candidate], outputs:
     for candidate, answers in zip(candidates, outputs, strict=True):
         axes.plot(test.times[rows, last], answers["forecast"][rows, last], linewidth=1, label=candidate.title)
     axes.set_ylabel(test.name)
+    axes.tick_params(axis="x", rotation=20)
     axes.legend()
     of = f" of the series {test.names[0]}" if len(test.names) > 1 else ""
     over_time = Plot(f"Forecasts {last + 1} ahead", f"The last {len(rows)} held-out rows{of}.", figure)

@@ -14,6 +14,9 @@ from services.processing import Processor, load_processor
 from training.comparison.candidates import Candidate
 from training.pipeline import Baseline, Examples, Loaded, Source
 
+_JUDGED_ON_THEIR_OWN = ("anomaly_detection",)
+"""Tasks whose targets are made of the training data's classes, the most frequent one above all."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -79,10 +82,14 @@ def _held_out(candidates: Sequence[Candidate], loaded: Sequence[Loaded[Any]]) ->
 
 
 def _fresh(candidates: Sequence[Candidate], loaded: Sequence[Loaded[Any]]) -> Rows:
+    if candidates[0].manifest.task in _JUDGED_ON_THEIR_OWN:
+        raise FailedPrecondition(
+            f"Expected --data that the versions were trained on: for {candidates[0].manifest.task} it says what is normal. "
+            f"Received: {loaded[0].name}, which none of them was."
+        )
     examples = []
     for candidate, own in zip(candidates, loaded, strict=True):
-        data = candidate.pipeline.judged(own.data, candidate.options)
-        rows = candidate.pipeline.examples(data, _processor(candidate), candidate.options)
+        rows = candidate.pipeline.examples(own.data, _processor(candidate), candidate.options)
         examples.append(_relabelled(rows, candidate, own.name))
     _check_alike(candidates, examples)
     return Rows(loaded[0].name, loaded[0].sha256, True, tuple(examples))

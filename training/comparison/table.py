@@ -40,7 +40,7 @@ def lines_of(comparison: Comparison) -> list[Line]:
         _line("SavedModel", [entry.saved_model_bytes for entry in entries], _bytes),
     ]
     for count in CONCURRENCY:
-        of = "one row" if count == 1 else f"{count} rows at a time, one each"
+        of = "one row" if count == 1 else f"{count} at a time"
         for title, figure in (("median", "p50_ms"), ("p99", "p99_ms")):
             values = [getattr(entry.latency(count), figure) for entry in entries]
             lines.append(_line(f"{title} ms, {of}", values, lambda value: f"{value:.3g}"))
@@ -71,11 +71,11 @@ def summary(comparison: Comparison) -> list[str]:
     worse = [entry.title for entry in entries if entry.difference is not None and not entry.difference.chance]
     if alike:
         sentences.append(
-            f"{' and '.join(alike)} cannot be told from it by these rows: zero lies within the {CONFIDENCE:.0%} interval of "
+            f"{_joined(alike)} cannot be told from it by these rows: zero lies within the {CONFIDENCE:.0%} interval of "
             "the difference."
         )
     if worse:
-        sentences.append(f"{' and '.join(worse)} {'is' if len(worse) == 1 else 'are'} worse by more than chance.")
+        sentences.append(f"{_joined(worse)} {'is' if len(worse) == 1 else 'are'} worse by more than chance.")
     for baseline in comparison.rows.baselines:
         value = baseline.metrics.get(metric)
         if value is not None:
@@ -120,6 +120,10 @@ def _line(
         wanted = min(known) if smaller else max(known)
         best = frozenset(index for index, value in enumerate(values) if value == wanted)
     return Line(title, tuple("" if value is None else text(value) for value in values), best, primary)
+
+
+def _joined(titles: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(titles[:-1]), titles[-1]) if part)
 
 
 def _difference(entry: Entry) -> str:

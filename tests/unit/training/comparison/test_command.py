@@ -155,6 +155,15 @@ def test_rows_are_refused_that_some_version_may_have_learnt(trained: Trained, tm
         rows_for(select(repository, ["signs", "signs-fp16"]), None, None)
 
 
+def test_rows_without_known_normal_ones_judge_no_detector(trained: Trained, tmp_path: Path) -> None:
+    candidates = [
+        replace(each, manifest=replace(each.manifest, task="anomaly_detection"))
+        for each in select(trained.repository, ["signs", "signs-fp16"])
+    ]
+    with pytest.raises(FailedPrecondition, match="it says what is normal"):
+        rows_for(candidates, write_table(tmp_path / "fresh.csv", seed=1), "kind")
+
+
 @pytest.mark.parametrize(
     ("versions", "error", "complaint"),
     [

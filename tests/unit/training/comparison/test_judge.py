@@ -54,6 +54,14 @@ def test_a_large_difference_is_no_chance_and_a_small_one_may_be(monkeypatch: pyt
     assert third.chance
 
 
+def test_without_labels_what_there_is_decides() -> None:
+    """An autoencoder's rows without anomalies have no ROC; the smaller reconstruction error is the better."""
+    rows = Examples({}, np.zeros(40, np.int64))
+    outputs = [{"score": np.full(40, score), "is_anomaly": np.zeros(40, np.bool_)} for score in (2.0, 1.0)]
+    result = judge([candidate("autoencoder", "a"), candidate("autoencoder", "b")], outputs, [rows, rows])
+    assert (result.metric, result.best) == ("reconstruction_error", 1)
+
+
 def test_rows_are_drawn_alike_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two versions that are wrong in the same rows, one in a few more: paired, the difference is certain."""
     best = np.arange(ROWS) % 2 == 0
