@@ -89,7 +89,7 @@ async def _serving(candidates: Sequence[Candidate]) -> AsyncIterator[Engine]:
         for candidate in candidates:
             (status,) = engine.statuses(candidate.name, candidate.version)
             if status.state is not VersionState.AVAILABLE:
-                found = status.error or status.state.name
+                found = str(status.error or status.state.name).rstrip(".")
                 raise FailedPrecondition(
                     f"{candidate.title}: expected a version that can be served. Received: {found}."
                 )
