@@ -32,7 +32,7 @@ $(INSTALLED): $(LOCK) pyproject.toml
 	VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --editable .
 	@rm -f $(VENV)/.installed-* && touch $@
 
-demo: $(INSTALLED) ## Train, prove, export, serve and call all seven families (about four minutes)
+demo: $(INSTALLED) ## Train, prove, export, serve and call every family (about five minutes)
 	$(BIN)/python -m training.demo
 
 test: $(INSTALLED) $(if $(shell command -v npm),$(GRPC_JS)) ## Run every test, in two processes

@@ -34,6 +34,7 @@ TASKS = (
     "anomaly_detection",
     "image_features",
     "text_to_image",
+    "tabular_features",
 )
 """What a model is for; the typed HTTP endpoints are chosen by it. A model exported without one has the task ''."""
 

@@ -17,12 +17,18 @@ class ServerInfo:
     """Name, version and extensions in server metadata. Some Triton clients insist on `triton`, hence a name to choose.
 
     `given_version` None is cornet's own. `extensions` are those of the Open Inference Protocol that are served; of the
-    schedule policy, that is `timeout`.
+    schedule policy, that is `timeout`, and `signatures` is our own (`services.protocols.oip_signatures`).
     """
 
     name: str = "cornet"
     given_version: str | None = None
-    extensions: tuple[str, ...] = ("binary_tensor_data", "model_configuration", "schedule_policy", "statistics")
+    extensions: tuple[str, ...] = (
+        "binary_tensor_data",
+        "model_configuration",
+        "schedule_policy",
+        "signatures",
+        "statistics",
+    )
 
     @property
     def version(self) -> str:

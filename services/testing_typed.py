@@ -6,14 +6,14 @@ Each computes something a test can check by hand; see `_GRAPHS`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from services import testing
-from services.manifest import Manifest, hash_files
+from services.manifest import Manifest, hash_files, onnx_file_of
 from services.parity import write_samples
 from services.processing import Processor
 from services.processing.image import ImageProcessor
@@ -40,6 +40,8 @@ class Toy:
     weights: Mapping[str, np.ndarray]
     processor: Processor
     labels: tuple[str, ...] = ()
+    further: Mapping[str, "Toy"] = field(default_factory=dict)
+    """By signature: what of it counts is its graph."""
 
 
 def _f32(*values: object) -> np.ndarray:
@@ -56,7 +58,8 @@ def toys() -> dict[str, Toy]:
     regressor: `x + 10 y`. classifier: softmax of `(x, town, 0)`. autoencoder: half of each feature; score is the mean squared
     error, an anomaly above 1. cnn: the share of white, as the probability of `white`. vgg16: the mean of each channel.
     lstm: the window's mean, and twice that. transformer: `long` above three tokens. text_to_image: 2 x 2 pixels, the noise
-    times the temperature times 100 in each, and as many more as there are words.
+    times the temperature times 100 in each, and as many more as there are words. rbm: `(x, y, x + y)`; `impute` takes 9 for
+    what is missing.
     """
     point = TabularProcessor.fit({"x": [0.0, 1.0], "y": [0.0, 1.0]})
     features: Tensors = {"features": ("float32", (None, 2))}
@@ -95,6 +98,24 @@ def toys() -> dict[str, Toy]:
             ),
             {"half": _f32(0.5), "one": _f32(1), "axis": _ints(1)},
             point,
+        ),
+        "rbm": Toy(
+            "tabular_features",
+            features,
+            {"hidden": ("float32", (None, 3))},
+            (("MatMul", ["features", "w"], ["hidden"]),),
+            {"w": _f32([1, 0, 1], [0, 1, 1])},
+            point,
+            further={
+                "impute": Toy(
+                    "",
+                    {"values": ("float32", (None, 2)), "mask": ("bool", (None, 2))},
+                    {"rows": ("float32", (None, 2))},
+                    (("Where", ["mask", "values", "nine"], ["rows"]),),
+                    {"nine": _f32(9)},
+                    point,
+                )
+            },
         ),
         "cnn": Toy(
             "image_classification",
@@ -178,9 +199,14 @@ def write_families(repository: Path) -> None:
 def write_family(version: Path, family: str, *, task: str | None = None, name: str | None = None) -> Manifest:
     """Write a whole version directory, held-out sample rows included. `task` and `name` replace the family's."""
     toy = toys()[family]
-    testing.write_graph(version, list(toy.nodes), toy.inputs, toy.outputs, toy.weights, opset=_OPSET)
-    signature = Signature(_specs(toy.inputs), _specs(toy.outputs))
-    samples = {spec.name: _sample(spec) for spec in signature.inputs}
+    files = {key: onnx_file_of(key) for key in (DEFAULT_SIGNATURE, *toy.further)}
+    signatures = {}
+    for key, each in {DEFAULT_SIGNATURE: toy, **toy.further}.items():
+        testing.write_graph(
+            version, list(each.nodes), each.inputs, each.outputs, each.weights, opset=_OPSET, file=files[key]
+        )
+        signatures[key] = Signature(_specs(each.inputs), _specs(each.outputs))
+    samples = {spec.name: _sample(spec) for spec in signatures[DEFAULT_SIGNATURE].inputs}
     write_samples(version, samples, {})
     processor = toy.processor.save(version)
     manifest = Manifest(
@@ -188,7 +214,8 @@ def write_family(version: Path, family: str, *, task: str | None = None, name: s
         family=family,
         task=toy.task if task is None else task,
         created="2026-01-31T12:00:00Z",
-        signatures={DEFAULT_SIGNATURE: signature},
+        signatures=signatures,
+        onnx_files={key: file for key, file in files.items() if key != DEFAULT_SIGNATURE},
         processor=processor,
         labels=toy.labels,
         files=hash_files(version),

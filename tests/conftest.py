@@ -86,6 +86,7 @@ class Published:
 class Fitted:
     """One run of a family up to its serving model: what the runner has in hand before it evaluates and exports."""
 
+    model: Any
     loaded: Loaded
     processor: Processor
     train: Examples
@@ -108,7 +109,7 @@ def fit(pipeline: Pipeline, options: CommonOptions, source: Source | None = None
         warnings.simplefilter("ignore", DeprecationWarning)
         pipeline.fit(model, train, validation, options, [])
     serving = pipeline.serving_model(model, train, validation, processor, options)
-    return Fitted(loaded, processor, train, test, serving)
+    return Fitted(model, loaded, processor, train, test, serving)
 
 
 @pytest.fixture(scope="session")

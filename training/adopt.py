@@ -24,6 +24,7 @@ TASK_TENSORS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "anomaly_detection": ("features", ("reconstruction", "score", "is_anomaly")),
     "image_features": ("image", ("features",)),
     "text_to_image": ("tokens", ("image",)),
+    "tabular_features": ("features", ("hidden",)),
 }
 """Input and outputs by task, as the typed HTTP endpoints know them."""
 

@@ -36,6 +36,7 @@ SETTINGS = {
     "classifier": ["epochs=40"],
     "cnn": ["epochs=20"],
     "lstm": ["epochs=25"],
+    "rbm": ["epochs=10"],
     "regressor": ["epochs=60"],
     "text_to_image": ["epochs=2", "wordings=4", "judge_epochs=12"],
     "transformer": ["epochs=5"],

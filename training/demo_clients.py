@@ -24,6 +24,7 @@ ENDPOINTS = {
     "anomaly_detection": ("detect_anomaly", "records"),
     "image_features": ("extract_features", "images"),
     "text_to_image": ("generate_image", "prompt"),
+    "tabular_features": ("encode_records", "records"),
 }
 """Path and member of the typed call of each task."""
 

@@ -3,7 +3,8 @@
 A pipeline is stateless: `training.runner` calls its methods in the order below and hands each what the ones before
 returned. Nothing is fitted before the split.
 
-    load -> split -> fit_processor -> examples -> build -> fit -> serving_model -> evaluate / baseline / figures -> export
+    load -> split -> fit_processor -> examples -> build -> fit -> serving_model
+         -> equip -> evaluate / inner_metrics / baseline / figures -> export
 
 A new family is one file in `training/pipelines/` that defines one `Pipeline` named `PIPELINE`.
 """
@@ -232,6 +233,10 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
         self, model: "keras.Model", train: Examples, validation: Examples, processor: Processor, options: OptionsT
     ) -> ServingModel:
         """Wrap the trained model under the family's signature."""
+
+    def equip(self, serving: ServingModel, train: Examples, test: Examples, options: OptionsT) -> Examples:
+        """The test part with what `evaluate` needs beside it, as a model of the training rows' features; else as it is."""
+        return test
 
     @abstractmethod
     def evaluate(self, outputs: Arrays, test: Examples, options: OptionsT) -> dict[str, float]:

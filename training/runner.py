@@ -87,6 +87,7 @@ def train(job: Job, console: Console) -> Outcome:
     history, seconds = _fit(job, run, model, training, validation, console)
 
     serving = pipeline.serving_model(model, training, validation, processor, options)
+    test = pipeline.equip(serving, training, test, options)
     outputs = predict(serving, test.serving_inputs)
     metrics = pipeline.evaluate(outputs, test, options) | pipeline.evaluate_model(model, test, options)
     baseline = pipeline.baseline(training, test, options)

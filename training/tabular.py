@@ -13,7 +13,7 @@ from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.datasets.tables import Constant, Table
 from training.optimization import GradientOptions, ScheduleName
 from training.options import Bounds
-from training.pipeline import Examples, Pipeline
+from training.pipeline import CommonOptions, Examples, Pipeline
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "swish", "elu", "selu", "softplus", "mish"]
 
@@ -59,7 +59,7 @@ class SupervisedOptions(TabularOptions):
     """Intervals per numeric column of a piecewise-linear code beside the plain value; 0 for none."""
 
 
-OptionsT = TypeVar("OptionsT", bound=TabularOptions)
+OptionsT = TypeVar("OptionsT", bound=CommonOptions)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from services.engine.repository import scan_model
 from services.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelNotFound, SignatureNotFound
 from services.manifest import ONNX_FILE, Manifest, sha256
 from services.processing import Processor, load_processor
+from services.processing.imputation import IMPUTE, ImputeEncoder
+from services.processing.tabular import TabularProcessor
 from services.tensors import DEFAULT_SIGNATURE, Signature
 
 DEFAULT_BATCH_ROWS = 64
@@ -65,16 +67,20 @@ def read_card(path: Path) -> Card:
     return Card(manifest, manifest.batching.max_batch_rows)
 
 
-def open_encoder(model: ModelRef, signature: Signature | None = None) -> Processor | TensorEncoder:
+def open_encoder(model: ModelRef, signature: Signature | None = None) -> Processor | TensorEncoder | ImputeEncoder:
     """What turns records into tensors: the version's processor; for one without, its input tensors by name.
 
-    So does a signature with inputs of its own, which the processor knows nothing of.
+    So does a signature with inputs of its own, which the processor knows nothing of; `impute` of rows of a table apart.
     """
     manifest = read_card(model.path).manifest
     if manifest is not None and manifest.processor is not None:
         usual, asked = (manifest.signatures.get(key) for key in (DEFAULT_SIGNATURE, model.signature))
         if usual is None or asked is None or asked.inputs == usual.inputs:
             return load_processor(model.path, manifest.processor)
+        if model.signature == IMPUTE:
+            processor = load_processor(model.path, manifest.processor)
+            if isinstance(processor, TabularProcessor):
+                return ImputeEncoder(processor)
         signature = asked
     if signature is None:
         backend = OnnxBackend({model.signature: model.path / model.file}, BackendOptions(intra_op_threads=1))

@@ -6,7 +6,7 @@
 | any classification | `{"label": "spam", "probabilities": {"spam": 0.9, "ham": 0.1}}` |
 | forecasting | `{"forecast": [20.1, 19.8]}`, or by column where there are several |
 | anomaly_detection | `{"score": 0.7, "is_anomaly": true, "reconstruction": [...]}` |
-| image_features | `{"features": [...]}` |
+| image_features, tabular_features | `{"features": [...]}` |
 | text_to_image | `{"image": "<a PNG file in base64>"}` |
 
 Numbers are the shortest decimals that read back as the float32 the model gave.
@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import orjson
 
 from services.errors import FailedPrecondition, Internal, InvalidArgument
+from services.processing.values import shortest
 
 Answer = dict[str, Any]
 
@@ -139,6 +139,7 @@ _DECODERS: Mapping[str, Callable[..., list[Answer]]] = {
     "anomaly_detection": _anomaly,
     "image_features": _features,
     "text_to_image": _images,
+    "tabular_features": _features,
 }
 
 
@@ -156,8 +157,4 @@ def _plain(name: str, values: np.ndarray) -> list[Any]:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
         raise Internal(f"{name}: expected finite numbers. The model gave NaN or an infinity for record {row}.")
-    if values.dtype == np.float16:
-        values = values.astype(np.float32)
-    # orjson writes a float32 by its own shortest digits, which tolist() would widen to float64's: 0.1, not 0.10000000149.
-    plain: list[Any] = orjson.loads(orjson.dumps(np.ascontiguousarray(values), option=orjson.OPT_SERIALIZE_NUMPY))
-    return plain
+    return shortest(values)

@@ -12,7 +12,7 @@ import numpy as np
 from services.errors import DataError, ManifestError
 from services.manifest import ASSETS_DIRECTORY, ProcessorSpec
 from services.processing.base import Processor, Values
-from services.processing.values import is_missing, number, outside_float32, shown
+from services.processing.values import is_missing, number, outside_float32, shortest, shown
 
 COLUMNS_FILE = f"{ASSETS_DIRECTORY}/columns.json"
 MAX_CATEGORIES = 1000
@@ -101,6 +101,17 @@ class TabularProcessor(Processor):
             row, index = (int(place) for place in np.argwhere(wrong)[0])
             _number(self.names[index], row, float(features[row, index]))
         return {"features": features.astype(np.float32)}
+
+    def decode(self, features: np.ndarray) -> list[dict[str, Any]]:
+        """The way back: features `[B, F]` to records by column name. NaN and the code of no category are None."""
+        columns = [self._cells(column, features[:, index]) for index, column in enumerate(self.columns)]
+        return [dict(zip(self.names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+    def _cells(self, column: Column, values: np.ndarray) -> list[Any]:
+        if column.kind == "numeric":
+            return shortest(values)
+        codes = np.where(np.isnan(values), UNSEEN, values).astype(np.int64)
+        return [column.categories[code] if 0 <= code < len(column.categories) else None for code in codes]
 
     def save(self, directory: Path) -> ProcessorSpec:
         path = directory / COLUMNS_FILE

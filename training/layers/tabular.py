@@ -32,7 +32,7 @@ class TabularEncoding(keras.layers.Layer):  # type: ignore[misc]  # keras ships 
         spread = np.nanstd(values, axis=0)
         steady = spread <= _SMALLEST_SPREAD * np.maximum(1, np.abs(self.mean))
         self.spread = np.where(steady, 1, spread).astype(np.float32)
-        self._bins = _intervals(values, bins)
+        self._bins = intervals(values, bins)
 
     def call(self, features: keras.KerasTensor) -> keras.KerasTensor:
         parts = []
@@ -87,7 +87,7 @@ class Threshold(keras.layers.Layer):  # type: ignore[misc]  # keras ships no typ
         return keras.ops.greater(score, self.threshold)
 
 
-def _intervals(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def intervals(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Column, lower end and width of every interval between neighbouring quantiles that differ."""
     column, low, width = [], [], []
     for index, each in enumerate(values.T if bins else ()):

@@ -19,6 +19,7 @@ from services.frontends.bento.endpoints import BY_TASK, Endpoint
 from services.manifest import FP32, Manifest
 from services.processing import Processor, load_processor
 from services.processing.answers import decode, images_of, png
+from services.processing.imputation import IMPUTE, completed, with_mask
 from services.processing.prompt import DRAWN_SEEDS
 from services.telemetry.exchange import CURRENT
 
@@ -78,8 +79,11 @@ class TypedCalls:
 
     async def answer(self, endpoint: Endpoint, call: Call) -> dict[str, Any]:
         """Model, version and one prediction per record. Raises CornetError: what was expected and what was received."""
-        response, labels, columns = await self._infer(endpoint, call)
-        answers = decode(endpoint.task, response.outputs, labels, columns=columns, top=call.top_k)
+        response, labels, processor = await self._infer(endpoint, call)
+        if endpoint.signature == IMPUTE:
+            answers = completed(response.outputs, processor)
+        else:
+            answers = decode(endpoint.task, response.outputs, labels, columns=processor.names, top=call.top_k)
         return {"model": response.model, "version": response.version, "predictions": answers}
 
     async def draw(self, endpoint: Endpoint, call: Call) -> Picture:
@@ -101,10 +105,8 @@ class TypedCalls:
         content = await self.in_thread(lambda: png(image, scale))
         return Picture(response.model, response.version, int(record["seed"]), content)
 
-    async def _infer(
-        self, endpoint: Endpoint, call: Call
-    ) -> tuple[InferenceResponse, tuple[str, ...], tuple[str, ...]]:
-        """What the model answers to the records, the names of its classes, and of its processor's columns."""
+    async def _infer(self, endpoint: Endpoint, call: Call) -> tuple[InferenceResponse, tuple[str, ...], Processor]:
+        """What the model answers to the records, the names of its classes, and its processor."""
         check(endpoint, call)
         name = self.choose(endpoint) if call.model is None else call.model
         with self.engine.acquire(name, call.version) as handle:
@@ -112,7 +114,9 @@ class TypedCalls:
             manifest = _fitting(servable, endpoint)
             processor = await self.processor(servable)
             inputs = await self._encode(endpoint, processor, call.records)
-            request = InferenceRequest(name, inputs, version=servable.version)
+            if endpoint.signature == IMPUTE:
+                inputs = with_mask(inputs)
+            request = InferenceRequest(name, inputs, version=servable.version, signature=endpoint.signature)
             exchange = CURRENT.get()
             if exchange is not None:
                 exchange.decoded(name)
@@ -120,7 +124,7 @@ class TypedCalls:
             response = await self.engine.infer(request)
             if exchange is not None:
                 exchange.inferred(response, response.version)
-        return response, manifest.labels, processor.names
+        return response, manifest.labels, processor
 
     def choose(self, endpoint: Endpoint) -> str:
         """The model that answers when none is asked for: the family's, else the only one of the task.

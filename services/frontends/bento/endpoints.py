@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from services.tensors import DEFAULT_SIGNATURE
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -10,7 +12,8 @@ class Endpoint:
 
     `field` is the member of the body that holds the records, `family` the model that answers when none is asked for,
     `ranked` says that the answers are classes, so that `top_k` applies. `one` names what else one record may have where the
-    endpoint takes a single one, its members beside the options, and answers with a picture.
+    endpoint takes a single one, its members beside the options, and answers with a picture. `signature` is what of the model
+    is run.
     """
 
     name: str
@@ -20,6 +23,7 @@ class Endpoint:
     summary: str
     ranked: bool = False
     one: tuple[str, ...] = ()
+    signature: str = DEFAULT_SIGNATURE
 
     @property
     def images(self) -> bool:
@@ -60,7 +64,18 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             "Draw what a prompt says, as a PNG.",
             one=("temperature", "seed"),
         ),
+        Endpoint("encode_records", "tabular_features", "records", "rbm", "Turn each record into a feature vector."),
+        Endpoint(
+            "complete_records",
+            "tabular_features",
+            "records",
+            "rbm",
+            "Fill in what is missing of each record.",
+            signature="impute",
+        ),
     )
 }
 
-BY_TASK: Mapping[str, Endpoint] = {endpoint.task: endpoint for endpoint in ENDPOINTS.values()}
+BY_TASK: Mapping[str, Endpoint] = {
+    endpoint.task: endpoint for endpoint in ENDPOINTS.values() if endpoint.signature == DEFAULT_SIGNATURE
+}

@@ -41,6 +41,11 @@ def example_records(servable: Servable, processor: Processor) -> list[Any]:
     return [_TEXT]
 
 
+def with_gaps(records: list[Any]) -> list[Any]:
+    """The records without every third of their cells."""
+    return [{name: None if i % 3 == 0 else cell for i, (name, cell) in enumerate(record.items())} for record in records]
+
+
 def placeholder(field: str) -> list[Any]:
     """What a record looks like where no model is served for it."""
     if field == "images":

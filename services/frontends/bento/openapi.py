@@ -6,7 +6,8 @@ from typing import Any
 from services.errors import CornetError
 from services.frontends.bento.calls import DEFAULT_SCALE, MAX_SCALE, TypedCalls
 from services.frontends.bento.endpoints import ENDPOINTS, Endpoint
-from services.frontends.bento.examples import example_records, placeholder
+from services.frontends.bento.examples import example_records, placeholder, with_gaps
+from services.processing.imputation import IMPUTE
 from services.processing.prompt import HOTTEST, MAX_SEED
 from services.server_info import ServerInfo
 
@@ -70,6 +71,11 @@ _CLASSES: Json = {
         },
     },
 }
+_FEATURES: Json = {
+    "type": "object",
+    "required": ["features"],
+    "properties": {"features": {"type": "array", "items": {}}},
+}
 _ANSWERS: Mapping[str, Json] = {
     "regression": {"type": "object", "required": ["prediction"], "properties": {"prediction": _NUMBER}},
     "classification": _CLASSES,
@@ -94,10 +100,14 @@ _ANSWERS: Mapping[str, Json] = {
             "reconstruction": {"description": "The record as the model rebuilt it.", "type": "object"},
         },
     },
-    "image_features": {
-        "type": "object",
-        "required": ["features"],
-        "properties": {"features": {"type": "array", "items": {}}},
+    "image_features": _FEATURES,
+    "tabular_features": _FEATURES,
+}
+_COMPLETED: Json = {
+    "type": "object",
+    "required": ["record"],
+    "properties": {
+        "record": {"type": "object", "additionalProperties": _CELL, "description": "All cells, by column name."}
     },
 }
 _PICTURE: Json = {
@@ -148,7 +158,8 @@ async def _example(calls: TypedCalls, endpoint: Endpoint) -> tuple[str, list[Any
         model = calls.choose(endpoint)
         with calls.engine.acquire(model) as handle:
             processor = await calls.processor(handle.servable)
-            return model, await calls.in_thread(lambda: example_records(handle.servable, processor))
+            records = await calls.in_thread(lambda: example_records(handle.servable, processor))
+            return model, with_gaps(records) if endpoint.signature == IMPUTE else records
     except CornetError:
         return "", placeholder(endpoint.field)
 
@@ -236,12 +247,13 @@ def _options(endpoint: Endpoint) -> Json:
 
 
 def _answer(endpoint: Endpoint) -> Json:
+    predictions = _COMPLETED if endpoint.signature == IMPUTE else _ANSWERS[endpoint.task]
     return {
         "type": "object",
         "required": ["model", "version", "predictions"],
         "properties": {
             "model": {"type": "string"},
             "version": {"type": "integer"},
-            "predictions": {"type": "array", "items": _ANSWERS[endpoint.task]},
+            "predictions": {"type": "array", "items": predictions},
         },
     }

@@ -128,6 +128,18 @@ class TypedEndpoints:
         # To a client it is a file: `_Post` sends its bytes.
         return await self.calls.draw(ENDPOINTS["generate_image"], call)  # type: ignore[return-value]
 
+    @_api
+    async def encode_records(self, records: list[Any], model: str | None = None, version: int | None = None) -> Answer:
+        """Turn each record into a feature vector."""
+        return await self.calls.answer(ENDPOINTS["encode_records"], Call(records, model, version))
+
+    @_api
+    async def complete_records(
+        self, records: list[Any], model: str | None = None, version: int | None = None
+    ) -> Answer:
+        """Fill in what is missing of each record."""
+        return await self.calls.answer(ENDPOINTS["complete_records"], Call(records, model, version))
+
 
 class LeanService(Service):  # type: ignore[misc]  # BentoML's implementation modules are not typed
     """A BentoML service whose HTTP app is `LeanApp`; handed to `@bentoml.service(service_class=...)`."""

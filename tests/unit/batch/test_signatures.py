@@ -41,3 +41,11 @@ def test_another_signature_is_another_job(job: Callable[..., Summary], table: Pa
 def test_an_unknown_signature_names_those_that_there_are(job: Callable[..., Summary], table: Path) -> None:
     with pytest.raises(SignatureNotFound, match="serving_default, halved, doubled, filled"):
         job("signatures", table, signature="none")
+
+
+def test_imputing_reads_the_table_s_own_columns_and_completes_empty_cells(
+    job: Callable[..., Summary], rows: Callable[[], Any], tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text("x,y\n1,\n,4\n2,3\n", encoding="utf-8")
+    job("rbm", tmp_path / "in.csv", signature="impute")
+    assert [row["rows"] for row in rows()] == [[1.0, 9.0], [9.0, 4.0], [2.0, 3.0]]

@@ -33,6 +33,7 @@ SIGNATURES: dict[str, tuple[dict[str, tuple[str, Shape]], dict[str, tuple[str, S
         {"tokens": ("int32", (-1, -1)), "noise": ("float32", (-1, 64)), "temperature": ("float32", (-1,))},
         {"image": ("uint8", (-1, 8, 8))},
     ),
+    "rbm": ({"features": ("float32", (-1, "F"))}, {"hidden": ("float32", (-1, "H"))}),
 }
 """The README's table: a letter is an axis that is fixed by the data, equal wherever the letter stands."""
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from services.engine.engine import Engine
 from services.errors import QueueFull, ShuttingDown
+from services.frontends.bento.endpoints import ENDPOINTS
 from services.manifest import Manifest, ProcessorSpec
 from services.testing_typed import toys, write_family
 
@@ -50,6 +51,8 @@ def post(path: str, **request: Any) -> Any:
             "autoencoder",
             {"score": 4.0, "is_anomaly": True, "reconstruction": {"x": 2.0, "y": 2.0}},
         ),
+        ("/encode_records", {"records": [POINT]}, "rbm", {"features": [1.0, 2.0, 3.0]}),
+        ("/complete_records", {"records": [{"x": None, "y": 2}]}, "rbm", {"record": {"x": 9.0, "y": 2.0}}),
     ],
 )
 def test_records_are_answered(serve: Any, path: str, body: Any, model: str, prediction: Any) -> None:
@@ -389,7 +392,7 @@ def test_every_task_has_a_toy_that_answers_its_example(serve: Any) -> None:
 
     statuses = serve(examples)
     assert set(statuses.values()) == {200}
-    assert len(statuses) == len(toys())
+    assert {ENDPOINTS[path[1:]].task for path in statuses} == {toy.task for toy in toys().values()}
 
 
 def test_the_example_of_a_category_is_one_of_its_texts(serve: Any) -> None:
