@@ -55,14 +55,30 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class Search:
+    """Where good values of an option are looked for when nobody says: `low` to `high`, ends included.
+
+    `log` says that factors count, not differences. Of an option that is a row of numbers, such as the widths of layers, all
+    are equal and `depth` is how few and how many there are. `choices` are values as a user writes them, instead of a range.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    depth: tuple[int, int] = (1, 1)
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Option:
-    """One field of `owner`. `hint` is its annotation without the bounds."""
+    """One field of `owner`. `hint` is its annotation without bounds and search range."""
 
     name: str
     hint: Any
     default: Any
     bounds: Bounds | None
     owner: type
+    search: Search | None = None
 
     @property
     def help(self) -> str:
@@ -114,7 +130,7 @@ def options_of(options_type: type) -> tuple[Option, ...]:
     """Every option of a dataclass, in the order of declaration, inherited ones first."""
     hints = get_type_hints(options_type, include_extras=True)
     return tuple(
-        Option(field.name, *_split_hint(hints[field.name], field.default), options_type)
+        _option(field.name, hints[field.name], field.default, options_type)
         for field in dataclasses.fields(options_type)
     )
 
@@ -134,11 +150,11 @@ def _bound(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
-def _split_hint(hint: Any, default: Any) -> tuple[Any, Any, Bounds | None]:
-    if get_origin(hint) is not Annotated:
-        return hint, default, None
-    plain, *extras = get_args(hint)
-    return plain, default, next((extra for extra in extras if isinstance(extra, Bounds)), None)
+def _option(name: str, hint: Any, default: Any, owner: type) -> Option:
+    plain, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    bounds = next((extra for extra in extras if isinstance(extra, Bounds)), None)
+    search = next((extra for extra in extras if isinstance(extra, Search)), None)
+    return Option(name, plain, default, bounds, owner, search)
 
 
 def _parse(hint: Any, text: str) -> Any:

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from services.errors import InvalidArgument
-from services.options import Bounds, Option, options_of, value_text
+from services.options import Bounds, Option, Search, options_of, value_text
 
-__all__ = ["Bounds", "Option", "check", "listing", "options_of", "parse", "value_text"]
+__all__ = ["Bounds", "Option", "Search", "check", "listing", "options_of", "parse", "value_text"]
 
 OptionsT = TypeVar("OptionsT")
 
