@@ -10,17 +10,19 @@ Whatever the source, a class is an index into the sorted class names.
 import gzip
 import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from services.errors import DataError
 from services.manifest import sha256
 from services.processing import Processor
-from services.processing.image import FORMATS
+from services.processing.image import FORMATS, ImageProcessor
 from training.datasets.classes import check_classes
 from training.datasets.npz import open_npz
 from training.datasets.places import Places
@@ -32,13 +34,16 @@ _NPZ_KEYS = (("images", "labels"), ("x", "y"))
 _IDX_UINT8 = 0x08
 _MOST_FAULTS = 5
 
+LARGEST_SIDE = 128
+"""Pixels; larger pictures are scaled down to it unless height and width are given."""
+
 
 @dataclass(frozen=True)
 class Images:
     """Images and their classes.
 
     `images` is one array u8 `[N,H,W]` or `[N,H,W,C]`, or a list of paths and arrays of any size. `targets` int64 `[N]` holds
-    indices into `labels`.
+    indices into `labels`, which are empty (and the targets 0) where there are no classes.
     """
 
     images: np.ndarray | Sequence[Path | np.ndarray]
@@ -82,16 +87,19 @@ def load_classes(path: Path) -> Loaded[Images]:
     return loaded
 
 
-def load_images(path: Path) -> Loaded[Images]:
-    """Read a folder, an NPZ file or an IDX file. Raises DataError naming the file and what is wrong with it."""
+def load_images(path: Path, *, labelled: bool = True) -> Loaded[Images]:
+    """Read a folder, an NPZ file or an IDX file. Raises DataError naming the file and what is wrong with it.
+
+    Unless they have to be `labelled`, one class or none will do: images directly in the folder, no `labels`, no file beside.
+    """
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, labelled) if labelled or not image_files(path) else _flat_folder(path)
     if not path.is_file():
         raise DataError(f"{path}: expected a folder of images by class, an .npz or an IDX file. Found nothing.")
     if path.suffix == ".npz":
-        return _npz(path)
-    if "idx" in path.name:
-        return _idx(path)
+        return _npz(path, labelled)
+    if is_idx(path):
+        return _idx(path, labelled)
     raise DataError(
         f"{path.name}: expected a folder of images by class, an .npz file, or an IDX file (*-images-idx3-ubyte[.gz])."
     )
@@ -140,14 +148,42 @@ def hash_tree(folder: Path, files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _folder(path: Path) -> Loaded[Images]:
+def fit_image_processor(
+    train: Images, height: int | None, width: int | None, channels: Literal["auto", "grey", "rgb"]
+) -> ImageProcessor:
+    """The size and colours of most training pictures, where they are not given; no side longer than `LARGEST_SIDE`."""
+    shapes = Counter(image_shape(image) for image in train.images)
+    usual_height, usual_width, usual_channels = shapes.most_common(1)[0][0]
+    scale = min(1.0, LARGEST_SIDE / max(usual_height, usual_width))
+    return ImageProcessor.fit(
+        height=height or max(1, round(usual_height * scale)),
+        width=width or max(1, round(usual_width * scale)),
+        channels={"auto": usual_channels, "grey": 1, "rgb": 3}[channels],
+    )
+
+
+def is_idx(path: Path) -> bool:
+    """Whether a file is named as those in MNIST's format are."""
+    return "idx" in path.name
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a path is of images rather than of a table: a folder, an IDX file, or an NPZ of images."""
+    if path.suffix.lower() != ".npz" or not path.is_file():
+        return path.is_dir() or is_idx(path)
+    with open_npz(path) as archive:
+        return "images" in archive or ("x" in archive and archive["x"].ndim > 2)
+
+
+def _folder(path: Path, labelled: bool) -> Loaded[Images]:
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     by_class = {folder.name: image_files(folder) for folder in folders}
     empty = [name for name, files in by_class.items() if not files]
     if empty:
         raise DataError(f"{path / empty[0]}: expected image files. Found none.")
-    if len(by_class) < 2:
-        raise DataError(f"{path}: expected a folder per class, two at least. Found: {list(by_class) or 'none'}.")
+    if len(by_class) < (2 if labelled else 1):
+        fewest = "two" if labelled else "one"
+        raise DataError(f"{path}: expected a folder per class, {fewest} at least. Found: {list(by_class) or 'none'}.")
     files = [file for group in by_class.values() for file in group]
     targets = np.repeat(np.arange(len(by_class)), [len(group) for group in by_class.values()])
     _check_headers(files)
@@ -171,17 +207,32 @@ def _raise(faults: Sequence[str]) -> None:
         raise DataError("\n".join(faults[:_MOST_FAULTS]) + more)
 
 
-def _npz(path: Path) -> Loaded[Images]:
+def _flat_folder(path: Path) -> Loaded[Images]:
+    files = image_files(path)
+    _check_headers(files)
+    return Loaded(_unlabelled(files), path.name, hash_tree(path, files))
+
+
+def _unlabelled(images: np.ndarray | Sequence[Path | np.ndarray]) -> Images:
+    return Images(images, np.zeros(len(images), np.int64), ())
+
+
+def _npz(path: Path, labelled: bool) -> Loaded[Images]:
     with open_npz(path) as archive:
-        keys = next((pair for pair in _NPZ_KEYS if set(pair) <= set(archive)), None)
-        if keys is None:
-            raise DataError(f"{path.name}: expected arrays `images` and `labels`. Found: {sorted(archive)}.")
-        images, labels = archive[keys[0]], archive[keys[1]]
+        pair = next((pair for pair in _NPZ_KEYS if set(pair) <= set(archive)), None)
+        alone = None if labelled else next((key for key, _ in _NPZ_KEYS if key in archive), None)
+        if pair is None and alone is None:
+            expected = "arrays `images` and `labels`" if labelled else "an array `images`"
+            raise DataError(f"{path.name}: expected {expected}. Found: {sorted(archive)}.")
+        images = archive[pair[0] if pair else alone or ""]
+        labels = archive[pair[1]] if pair else None
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         raise DataError(f"{path.name}: `images`: expected shape [N,H,W] or [N,H,W,1 or 3]. Received: {images.shape}.")
+    if labels is None:
+        return Loaded(_unlabelled(_as_uint8(path, images)), path.name, sha256(path))
     if labels.shape != images.shape[:1]:
         raise DataError(f"{path.name}: `labels`: expected shape {images.shape[:1]}. Received: {labels.shape}.")
-    names, targets = _classes(path, labels)
+    names, targets = _classes(path, labels, labelled)
     return Loaded(Images(_as_uint8(path, images), targets, names), path.name, sha256(path))
 
 
@@ -195,37 +246,42 @@ def _as_uint8(path: Path, images: np.ndarray) -> np.ndarray:
     return images.astype(np.uint8)
 
 
-def _classes(path: Path, labels: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+def _classes(path: Path, labels: np.ndarray, labelled: bool) -> tuple[tuple[str, ...], np.ndarray]:
     if labels.dtype.kind not in "iuU":
         raise DataError(f"{path.name}: `labels`: expected integers or strings. Received: {labels.dtype}.")
     values, targets = np.unique(labels, return_inverse=True)
-    if len(values) < 2:
+    if len(values) < 2 and labelled:
         raise DataError(f"{path.name}: `labels`: expected two classes at least. Found: {values.tolist()}.")
     return tuple(str(value) for value in values), targets.astype(np.int64)
 
 
-def _idx(path: Path) -> Loaded[Images]:
+def _idx(path: Path, labelled: bool) -> Loaded[Images]:
     beside = _labels_file(path)
     images = read_idx(path)
-    labels = read_idx(beside)
     if images.ndim not in (3, 4):
         raise DataError(f"{path.name}: expected images [N,H,W] (magic 0x00000803). Received: shape {images.shape}.")
+    if isinstance(beside, str) and not labelled:
+        return Loaded(_unlabelled(images), path.name, sha256(path))
+    if isinstance(beside, str):
+        raise DataError(f"{path.name}: expected its labels beside it as {beside} or {beside}.gz. Found neither.")
+    labels = read_idx(beside)
     if labels.shape != images.shape[:1]:
         raise DataError(
             f"{beside.name}: expected {len(images)} labels as {path.name} has images. Found: {labels.shape}."
         )
-    names, targets = _classes(beside, labels)
+    names, targets = _classes(beside, labels, labelled)
     digest = hashlib.sha256(f"{sha256(path)}{sha256(beside)}".encode()).hexdigest()
     return Loaded(Images(images, targets, names), path.name, digest)
 
 
-def _labels_file(path: Path) -> Path:
+def _labels_file(path: Path) -> Path | str:
+    """The file of labels beside a file of images, or the name it was expected under."""
     plain = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
     for name in (plain, f"{plain}.gz"):
         candidate = path.with_name(name)
         if candidate != path and candidate.is_file():
             return candidate
-    raise DataError(f"{path.name}: expected its labels beside it as {plain} or {plain}.gz. Found neither.")
+    return plain
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Image classes: a small convolutional network on raw pixels."""
 
 import warnings
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,12 +8,11 @@ import numpy as np
 
 from services.errors import InvalidArgument
 from services.processing import Processor
-from services.processing.image import ImageProcessor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
-from training.datasets.images import Images, digits, image_shape, load_classes
+from training.datasets.images import Images, digits, fit_image_processor, load_classes
 from training.evaluation import classification_metrics, classifier_baseline, confusion_plot, new_figure
-from training.optimization import GradientOptions, ScheduleName, optimizer
-from training.options import Bounds
+from training.optimization import SCHEDULES, GradientOptions, ScheduleName, optimizer
+from training.options import Bounds, Search
 from training.pipeline import (
     Arrays,
     Baseline,
@@ -31,8 +29,6 @@ from training.splits import cut, stratified_split
 if TYPE_CHECKING:
     import keras
 
-_LARGEST_SIDE = 128
-"""Pixels; larger pictures are scaled down to it unless height and width are given."""
 _BASELINE_SIDE = 16
 _MISTAKES_SHOWN = 15
 
@@ -41,7 +37,7 @@ _MISTAKES_SHOWN = 15
 class Options(GradientOptions):
     """Options of the image classifier."""
 
-    schedule: ScheduleName = "plateau"
+    schedule: Annotated[ScheduleName, SCHEDULES] = "plateau"
     """Learning rate over the epochs: constant, falling to 0 along a cosine, falling in steps, or when validation stays."""
     filters: Annotated[tuple[int, ...], Bounds(1)] = (16, 32)
     """Convolution filters of each block."""
@@ -53,9 +49,9 @@ class Options(GradientOptions):
     """Height and width of each filter in pixels."""
     pooling: Literal["max", "average"] = "max"
     """How a block halves its picture."""
-    dense: Annotated[int, Bounds(1)] = 100
+    dense: Annotated[int, Bounds(1), Search(32, 256, log=True)] = 100
     """Units of the layer before the softmax."""
-    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.2
+    dropout: Annotated[float, Bounds(0, 1, open_high=True), Search(0, 0.5)] = 0.2
     """Share of activations dropped before and after the dense layer while training."""
     batch_norm: bool = False
     """Normalise each convolution's output over the batch."""
@@ -98,20 +94,15 @@ class Cnn(Pipeline[Images, Options]):
 
     def fit_processor(self, train: Images, options: Options) -> Processor:
         """The size and colours of most training pictures, where the options do not say. Raises InvalidArgument."""
-        shapes = Counter(image_shape(image) for image in train.images)
-        height, width, channels = shapes.most_common(1)[0][0]
-        scale = min(1.0, _LARGEST_SIDE / max(height, width))
-        height = options.height or max(1, round(height * scale))
-        width = options.width or max(1, round(width * scale))
-        most = int(np.log2(min(height, width)))
+        processor = fit_image_processor(train, options.height, options.width, options.channels)
+        most = int(np.log2(min(processor.height, processor.width)))
         blocks = len(options.filters_by_block)
         if blocks > most:
             raise InvalidArgument(
-                f"Expected at most {most} blocks for pictures of {height} x {width} pixels: each halves them. "
-                f"Received: blocks={blocks}."
+                f"Expected at most {most} blocks for pictures of {processor.height} x {processor.width} pixels: "
+                f"each halves them. Received: blocks={blocks}."
             )
-        channels = {"auto": channels, "grey": 1, "rgb": 3}[options.channels]
-        return ImageProcessor.fit(height=height, width=width, channels=channels)
+        return processor
 
     def examples(self, data: Images, processor: Processor, options: Options) -> Examples:
         return Examples(data.encode(processor), data.targets, labels=data.labels)
