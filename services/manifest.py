@@ -144,7 +144,8 @@ class Manifest:
     """One exported version. `created` is ISO 8601 in UTC; `files` maps relative path to SHA-256, manifest.json excepted.
 
     `precision` is fp32, fp16 or int8; what is not fp32 has a `variant`, and no SavedModel. `onnx_files` maps a signature to
-    the ONNX file of its function, where that is not model.onnx; signatures of the same function share a file.
+    the ONNX file of its function, where that is not model.onnx; signatures of the same function share a file. `notes` are
+    what a family says of its model beyond all that: a chosen threshold, and how it was chosen.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Manifest:
     processor: ProcessorSpec | None = None
     labels: tuple[str, ...] = ()
     batching: BatchingHints = field(default_factory=BatchingHints)
+    notes: Mapping[str, float | str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     baseline: Mapping[str, float] = field(default_factory=dict)
     parity: tuple[ParityRecord, ...] = ()
@@ -194,6 +196,7 @@ class Manifest:
             "processor": None if self.processor is None else asdict(self.processor),
             "labels": list(self.labels),
             "batching": asdict(self.batching),
+            "notes": dict(self.notes),
             "metrics": dict(self.metrics),
             "baseline": dict(self.baseline),
             "parity": [record.to_json() for record in self.parity],
@@ -226,6 +229,7 @@ class Manifest:
             processor=None if processor is None else _processor(processor),
             labels=tuple(reader.texts("labels")),
             batching=BatchingHints(**_Reader(value.get("batching", {}), "manifest.batching").known(BatchingHints)),
+            notes=reader.take("notes", dict) if "notes" in value else {},
             metrics=reader.take("metrics", dict),
             baseline=reader.take("baseline", dict),
             parity=tuple(

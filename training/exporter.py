@@ -95,6 +95,7 @@ def export(
         onnx_files=_onnx_files(serving.endpoints),
         labels=serving.labels,
         batching=serving.batching,
+        notes=serving.notes,
         metrics=_finite(metrics, "metrics"),
         baseline=_finite(baseline, "baseline"),
         provenance=replace(

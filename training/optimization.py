@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from services.errors import InvalidArgument
-from training.options import Bounds
+from training.options import Bounds, Search
 from training.pipeline import CommonOptions
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 OptimizerName = Literal["adam", "adamw", "nadam", "adamax", "lamb", "lion", "sgd", "rmsprop", "adagrad"]
 ScheduleName = Literal["constant", "cosine", "step", "plateau"]
+SCHEDULES = Search(choices=("constant", "cosine", "plateau"))
+"""Those that `cornet tune` tries."""
 
 _KERAS_NAMES: Mapping[str, str] = {"adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop"}
 _WITH_MOMENTUM = ("sgd", "rmsprop")
@@ -31,7 +33,7 @@ _DECAY_FACTOR = 0.3
 class GradientOptions(CommonOptions):
     """Options of the families that learn by gradient descent. A subclass's `__post_init__` calls this one's."""
 
-    optimizer: OptimizerName = "adam"
+    optimizer: Annotated[OptimizerName, Search(choices=("adam", "adamw", "nadam", "rmsprop"))] = "adam"
     """How a gradient becomes a step."""
     momentum: Annotated[float, Bounds(0, 1, open_high=True)] = 0.0
     """Share of the last step that is carried into the next; for sgd and rmsprop."""
@@ -39,7 +41,7 @@ class GradientOptions(CommonOptions):
     """Look ahead by the momentum before the gradient is taken; for sgd with momentum."""
     weight_decay: Annotated[float | None, Bounds(0)] = None
     """Share of each weight taken off per step, times the learning rate; none: 0.004 for adamw, else 0."""
-    schedule: ScheduleName = "constant"
+    schedule: Annotated[ScheduleName, SCHEDULES] = "constant"
     """Learning rate over the epochs: constant, falling to 0 along a cosine, falling in steps, or when validation stays."""
     decay_factor: Annotated[float | None, Bounds(0, 1, open_low=True, open_high=True)] = None
     """What step and plateau multiply the learning rate by at each fall; none: 0.3."""

@@ -4,7 +4,7 @@ A pipeline is stateless: `training.runner` calls its methods in the order below 
 returned. Nothing is fitted before the split.
 
     load -> split -> fit_processor -> examples -> build -> fit -> serving_model
-         -> equip -> evaluate / inner_metrics / baseline / figures -> export
+         -> equip -> evaluate / inner_metrics / examine / baseline / figures -> export
 
 A new family is one file in `training/pipelines/` that defines one `Pipeline` named `PIPELINE`.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from services.manifest import BatchingHints
 from services.processing import Processor
 from services.tensors import DEFAULT_SIGNATURE, Signature
-from training.options import Bounds
+from training.options import Bounds, Search
 
 if TYPE_CHECKING:
     import keras
@@ -42,15 +42,15 @@ class Source:
 class CommonOptions:
     """Options of every family. Each field is settable by `--set name=value`; the docstring beside it is its help.
 
-    `training.options` says which types there are and how a range is declared. A family's own `__post_init__` raises
-    InvalidArgument for options that contradict each other.
+    `training.options` says which types there are and how a range is declared, for what is allowed and for what `cornet tune`
+    tries. A family's own `__post_init__` raises InvalidArgument for options that contradict each other.
     """
 
     epochs: Annotated[int, Bounds(1)] = 100
     """Most epochs to train; early stopping usually ends sooner."""
-    batch_size: Annotated[int, Bounds(1)] = 32
+    batch_size: Annotated[int, Bounds(1), Search(16, 128, log=True)] = 32
     """Rows per gradient step."""
-    learning_rate: Annotated[float, Bounds(0, open_low=True)] = 1e-3
+    learning_rate: Annotated[float, Bounds(0, open_low=True), Search(1e-4, 1e-2, log=True)] = 1e-3
     """Step size of gradient descent."""
     patience: Annotated[int, Bounds(1)] = 10
     """Epochs without a better validation loss before training stops; the best weights are kept."""
@@ -128,7 +128,8 @@ class ServingModel:
 
     `model` takes a dict of the signature's inputs and returns a dict of its outputs, all preprocessing and postprocessing
     that can live in the graph included. It is the signature `serving_default`; `further` ones have functions of their own,
-    over the same variables or others, or are another name of one: the same model and signature again.
+    over the same variables or others, or are another name of one: the same model and signature again. `notes` are
+    what a user has to know of it beyond signature and options, such as a chosen threshold; manifest and report show them.
     """
 
     model: "keras.Model"
@@ -137,6 +138,7 @@ class ServingModel:
     batching: BatchingHints = field(default_factory=BatchingHints)
     base_weights: str = ""
     further: Mapping[str, Endpoint] = field(default_factory=dict)
+    notes: Mapping[str, float | str] = field(default_factory=dict)
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:
@@ -244,6 +246,18 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
 
     def evaluate_model(self, model: "keras.Model", test: Examples, options: OptionsT) -> dict[str, float]:
         """Metrics that the served outputs do not show, of the trained model itself on the test part; none by default."""
+        return {}
+
+    def examine(
+        self,
+        serving: ServingModel,
+        train: Examples,
+        validation: Examples,
+        test: Examples,
+        processor: Processor,
+        options: OptionsT,
+    ) -> dict[str, float]:
+        """Further metrics, of the served model on other rows, or beside one that is fitted for it; none by default."""
         return {}
 
     @abstractmethod

@@ -90,6 +90,7 @@ def train(job: Job, console: Console) -> Outcome:
     test = pipeline.equip(serving, training, test, options)
     outputs = predict(serving, test.serving_inputs)
     metrics = pipeline.evaluate(outputs, test, options) | pipeline.evaluate_model(model, test, options)
+    metrics |= pipeline.examine(serving, training, validation, test, processor, options)
     baseline = pipeline.baseline(training, test, options)
 
     from training.exporter import export

@@ -11,8 +11,8 @@ from services.processing import Processor
 from services.processing.tabular import Column, TabularProcessor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.datasets.tables import Constant, Table
-from training.optimization import GradientOptions, ScheduleName
-from training.options import Bounds
+from training.optimization import SCHEDULES, GradientOptions, ScheduleName
+from training.options import Bounds, Search
 from training.pipeline import CommonOptions, Examples, Pipeline
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "swish", "elu", "selu", "softplus", "mish"]
@@ -28,7 +28,7 @@ class TabularOptions(GradientOptions):
     """Share of activations dropped after each hidden layer while training."""
     batch_norm: bool = False
     """Batch normalisation after each hidden layer."""
-    schedule: ScheduleName = "cosine"
+    schedule: Annotated[ScheduleName, SCHEDULES] = "cosine"
     """Learning rate over the epochs: constant, falling to 0 along a cosine, falling in steps, or when validation stays."""
     categorical: tuple[str, ...] = ()
     """Columns to read as categories even where every cell is a number."""
@@ -51,9 +51,9 @@ class SupervisedOptions(TabularOptions):
     """Most epochs to train; early stopping usually ends sooner."""
     patience: Annotated[int, Bounds(1)] = 40
     """Epochs without a better validation loss before training stops; the best weights are kept."""
-    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.3
+    dropout: Annotated[float, Bounds(0, 1, open_high=True), Search(0, 0.5)] = 0.3
     """Share of activations dropped after each hidden layer while training."""
-    units: Annotated[tuple[int, ...], Bounds(1)] = (128, 128)
+    units: Annotated[tuple[int, ...], Bounds(1), Search(32, 256, log=True, depth=(1, 3))] = (128, 128)
     """Width of each hidden layer; their number is the depth."""
     bins: Annotated[int, Bounds(0, 256)] = 0
     """Intervals per numeric column of a piecewise-linear code beside the plain value; 0 for none."""
