@@ -1,116 +1,103 @@
-"""Whether a row of a table is out of the ordinary: an autoencoder that has seen normal rows alone."""
+"""Whether a row of a table, or a picture, is out of the ordinary: a denoising autoencoder that has seen normal ones alone."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from services.errors import DataError
 from services.processing import Processor
-from services.tensors import BY_NAME, DYNAMIC, TensorSpec
-from training.datasets.tables import Table, bundled, load_table
-from training.evaluation import new_figure
+from services.processing.tabular import TabularProcessor
+from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec, dtype_of
+from training.anomaly.figures import code_map, detection, roc_plot, score_plot, threshold_plot
+from training.anomaly.options import AutoencoderOptions
+from training.anomaly.pictures import PICTURES
+from training.anomaly.restoration import damaged, in_batches, restoration_error, restorer
+from training.anomaly.rows import KINDS, AnomalyExamples, Rows, anomaly_examples, mark, split_rows
+from training.anomaly.subject import BATCH_ROWS, Subject, subject_of
+from training.anomaly.tables import TABLES
+from training.anomaly.thresholds import choose_threshold
+from training.datasets.images import holds_images
+from training.fitting import fit_in_memory
 from training.optimization import optimizer
-from training.options import Bounds
-from training.pipeline import Arrays, Baseline, Examples, Loaded, Plot, ServingModel, Source, Split
-from training.splits import cut, random_split, stratified_split
-from training.tabular import (
-    TabularOptions,
-    TabularPipeline,
-    baseline_features,
-    columns_of,
-    dense_stack,
-    signature,
-    tabular,
-)
+from training.pipeline import Arrays, Baseline, Endpoint, Examples, Loaded, Pipeline, Plot, ServingModel, Source, Split
 
 if TYPE_CHECKING:
     import keras
 
+ENCODE = "encode"
+"""The signature that gives the code of a row, for search and for models of its own."""
 
-@dataclass(frozen=True)
-class AutoencoderOptions(TabularOptions):
-    """Options of the autoencoder."""
-
-    epochs: Annotated[int, Bounds(1)] = 200
-    """Most epochs to train; early stopping may end sooner."""
-    patience: Annotated[int, Bounds(1)] = 20
-    """Epochs without a better validation loss before training stops; the best weights are kept."""
-    units: Annotated[tuple[int, ...], Bounds(1)] = (64,)
-    """Width of each layer of the encoder; the decoder mirrors them."""
-    bottleneck: Annotated[int, Bounds(1)] = 4
-    """Width of the code that a row has to pass through."""
-    quantile: Annotated[float, Bounds(0, 1, open_low=True)] = 0.95
-    """Share of normal validation rows that lie below the threshold: 1 minus the false alarms to live with."""
-    noise: Annotated[float, Bounds(0)] = 0.1
-    """Denoising: standard deviation of the noise added to standardised inputs while training."""
-    normal: str = ""
-    """Class of the normal rows; left empty, the most frequent one."""
+_BASELINE_BYTES = 256 * 2**20
+"""Encoded training rows that the baseline is fitted to, at most."""
 
 
-class Autoencoder(TabularPipeline[AutoencoderOptions]):
-    """Scores a row by how badly it is reconstructed: the mean squared error in standardised units.
+class Autoencoder(Pipeline[Rows, AutoencoderOptions]):
+    """Scores a row by how badly it is reconstructed: the mean squared error in standardised units, or of pixels in 0..1.
 
-    Training and validation hold normal rows alone; the test part keeps both, so that detection can be measured. A table
-    without a target is taken as normal throughout, and there is no detection to measure.
+    It learns from normal rows alone. Validation and test part keep both kinds: the one so that a threshold can be chosen by
+    any rule, the other so that detection can be measured. Without classes all rows are taken as normal, and there is no
+    detection to measure.
     """
 
-    family: ClassVar[str] = "autoencoder"
-    task: ClassVar[str] = "anomaly_detection"
-    summary: ClassVar[str] = (
-        "Autoencoder trained on normal rows, threshold from their validation error; "
+    family = "autoencoder"
+    task = "anomaly_detection"
+    summary = (
+        "Denoising autoencoder of table rows or pictures, trained on normal ones, threshold from validation scores; "
         "default data: scikit-learn breast cancer, benign = normal"
     )
     options = AutoencoderOptions
-    primary_metric: ClassVar[str] = "roc_auc"
+    primary_metric = "roc_auc"
 
-    def load(self, source: Source, options: AutoencoderOptions) -> Loaded[Table]:
-        loaded = _default() if source.path is None else load_table(source, "optional class", **options.reading)
-        table = loaded.data
-        if options.normal and options.normal not in table.labels:
-            found = ", ".join(table.labels) or "no target"
-            raise DataError(
-                f"{loaded.name}: expected normal to be a class of the target. Received {options.normal!r}; found {found}."
-            )
-        return loaded
+    def load(self, source: Source, options: AutoencoderOptions) -> Loaded[Rows]:
+        subject: Subject[Any] = TABLES
+        if options.input == "pictures" or (options.input == "auto" and source.path and holds_images(source.path)):
+            subject = PICTURES
+        loaded = subject.load(source, options)
+        return Loaded(mark(loaded.name, loaded.data, options), loaded.name, loaded.sha256)
 
-    def split(self, data: Table, options: AutoencoderOptions) -> Split[Table]:
-        if data.target is None:
-            return cut(data, random_split(len(data), options))
-        normal = data.labels.index(options.normal) if options.normal else int(np.argmax(np.bincount(data.target)))
-        anomalous = (data.target != normal).astype(np.int64)
-        parts = stratified_split(anomalous, options)
-        learnt = [rows[anomalous[rows] == 0] for rows in (parts.train, parts.validation)]
-        if not all(len(rows) for rows in learnt):
-            raise DataError(
-                f"Expected normal rows for training and validation. Found {int((anomalous == 0).sum())} in all."
-            )
-        marked = Table(data.columns, anomalous, ("normal", "anomalous"))
-        return Split(marked.take(learnt[0]), marked.take(learnt[1]), marked.take(parts.test))
+    def split(self, data: Rows, options: AutoencoderOptions) -> Split[Rows]:
+        return split_rows(data, options)
 
-    def targets(self, data: Table, options: AutoencoderOptions) -> tuple[np.ndarray, tuple[str, ...]]:
-        return np.zeros(len(data), np.int64) if data.target is None else data.target, data.labels
+    def fit_processor(self, train: Rows, options: AutoencoderOptions) -> Processor:
+        return subject_of(train).fit_processor(train.content, options)
+
+    def examples(self, data: Rows, processor: Processor, options: AutoencoderOptions) -> AnomalyExamples:
+        subject = subject_of(data)
+        known = data.anomalous is not None
+        targets = np.zeros(len(data), np.int64) if data.anomalous is None else data.anomalous.astype(np.int64)
+        classes, class_labels = data.classes or (None, ())
+        return AnomalyExamples(
+            {subject.tensor: subject.encode(data.content, processor)},
+            targets,
+            labels=KINDS if known else (),
+            columns=processor.columns if isinstance(processor, TabularProcessor) else (),
+            classes=classes,
+            class_labels=class_labels,
+            aside=subject.encode(data.aside.content, processor) if data.aside else None,
+        )
 
     def build(self, train: Examples, processor: Processor, options: AutoencoderOptions) -> "keras.Model":
-        """From features to the score `[B, 1]`; the layer `decoded` holds the reconstruction it is made from."""
+        """From raw rows to the score `[B, 1]`, by the layers `encoding`, `corruption`, `encoder` and `decoder`."""
         import keras
 
-        from training.layers.tabular import TabularEncoding
-
-        columns = tabular(processor).columns
-        features = keras.Input((len(columns),), name="features")
-        encoded = TabularEncoding(columns, train.inputs["features"])(features)
-        noisy = keras.layers.GaussianNoise(options.noise)(encoded) if options.noise else encoded
-        code = dense_stack(noisy, (*options.units, options.bottleneck), options)
-        hidden = dense_stack(code, options.units[::-1], options)
-        decoded = keras.layers.Dense(encoded.shape[1], name="decoded")(hidden)
-        score = keras.ops.mean(keras.ops.square(decoded - encoded), axis=1, keepdims=True)
-        model = keras.Model({"features": features}, score)
+        examples = anomaly_examples(train)
+        subject = subject_of(examples)
+        encoding = subject.encoding(examples.rows, examples.columns)
+        raw = _input(subject, examples.rows)
+        clean = noisy = encoding(raw)
+        if options.denoising:
+            noisy = encoding(subject.corruption(encoding, options, seed=options.seed)(raw))
+        encoder, decoder = subject.network(clean.shape[1:], options)
+        score = _score(decoder(encoder(noisy)), clean)
+        model = keras.Model({subject.tensor: raw}, keras.layers.Reshape((1,))(score))
         model.compile(optimizer(options, len(train)), _score_itself)
         return model
 
     def to_learn(self, part: Examples, train: Examples, options: AutoencoderOptions) -> Examples:
-        return replace(part, targets=np.zeros((len(part), 1), np.float32))
+        """The normal rows, or all; the loss is the model's answer. Early stopping watches rows like those learnt from."""
+        learnt = np.ones(len(part), bool) if options.learn == "all" else part.targets == 0
+        inputs = {name: rows[learnt] for name, rows in part.inputs.items()}
+        return replace(part, inputs=inputs, targets=np.zeros((learnt.sum(), 1), np.float32))
 
     def serving_model(
         self,
@@ -122,113 +109,156 @@ class Autoencoder(TabularPipeline[AutoencoderOptions]):
     ) -> ServingModel:
         import keras
 
-        from training.layers.tabular import TabularDecoding, Threshold
+        from training.layers.tabular import Threshold
 
-        columns = len(tabular(processor).columns)
-        errors = model.predict(validation.inputs, batch_size=256, verbose=0)
-        score = keras.layers.Reshape((), name="score")(model.output)
-        reconstruction = TabularDecoding(model.get_layer("encoding"))(model.get_layer("decoded").output)
+        rows = anomaly_examples(validation)
+        subject = subject_of(rows)
+        scores = model.predict(rows.inputs, batch_size=BATCH_ROWS, verbose=0)[:, 0]
+        chosen = choose_threshold(scores, rows.anomalous, options)
+        encoding = model.get_layer("encoding")
+        raw = _input(subject, rows.rows)
+        encoded = encoding(raw)
+        code = model.get_layer("encoder")(encoded)
+        decoded = model.get_layer("decoder")(code)
+        score = keras.layers.Reshape((), name="score")(_score(decoded, encoded))
         outputs = {
-            "reconstruction": reconstruction,
+            "reconstruction": subject.decoding(encoding)(decoded),
             "score": score,
-            "is_anomaly": Threshold(float(np.quantile(errors, options.quantile)), name="is_anomaly")(score),
+            "is_anomaly": Threshold(chosen.value, name="is_anomaly")(score),
         }
-        specs = (
-            TensorSpec("reconstruction", BY_NAME["float32"], (DYNAMIC, columns)),
+        row = rows.rows.shape[1:]
+        taken = (TensorSpec(subject.tensor, dtype_of(rows.rows), (DYNAMIC, *row)),)
+        given = (
+            TensorSpec("reconstruction", BY_NAME["float32"], (DYNAMIC, *row)),
             TensorSpec("score", BY_NAME["float32"], (DYNAMIC,)),
             TensorSpec("is_anomaly", BY_NAME["bool"], (DYNAMIC,)),
         )
-        return ServingModel(keras.Model(model.input, outputs), signature(columns, *specs))
+        embedding = TensorSpec("embedding", BY_NAME["float32"], (DYNAMIC, subject.width(options)))
+        encode = Endpoint(keras.Model({subject.tensor: raw}, {"embedding": code}), Signature(taken, (embedding,)))
+        return ServingModel(
+            keras.Model({subject.tensor: raw}, outputs),
+            Signature(taken, given),
+            further={ENCODE: encode},
+            notes={"threshold": chosen.value, "threshold_rule": chosen.rule},
+        )
 
     def evaluate(self, outputs: Arrays, test: Examples, options: AutoencoderOptions) -> dict[str, float]:
-        return _detection(outputs["score"], outputs["is_anomaly"], test)
+        return detection(outputs["score"], outputs["is_anomaly"], anomaly_examples(test))
+
+    def examine(
+        self,
+        serving: ServingModel,
+        train: Examples,
+        validation: Examples,
+        test: Examples,
+        processor: Processor,
+        options: AutoencoderOptions,
+    ) -> dict[str, float]:
+        """How far damaged normal rows are from clean ones: as they are, restored, and restored by a plain twin."""
+        if not options.denoising:
+            return {}
+        subject, clean = subject_of(anomaly_examples(test)), anomaly_examples(test).normal_rows
+        encoding = serving.model.get_layer("encoding")
+        noisy = damaged(subject, encoding, clean, options)
+
+        def left_alone(rows: np.ndarray) -> np.ndarray:
+            """What the network is given: a cell that is missing counts as its column's mean."""
+            return in_batches(lambda batch: subject.decoding(encoding)(encoding(batch)), rows)
+
+        errors = {
+            "restoration_error": restoration_error(subject, encoding, restorer(serving), clean, noisy),
+            "unrestored_error": restoration_error(subject, encoding, left_alone, clean, noisy),
+        }
+        if options.plain_twin:
+            twin = self._plain_twin(train, validation, processor, options)
+            errors["plain_restoration_error"] = restoration_error(subject, encoding, restorer(twin), clean, noisy)
+        return errors
 
     def baseline(self, train: Examples, test: Examples, options: AutoencoderOptions) -> Baseline:
-        """Principal components instead of a network, as many as the bottleneck is wide, and the same threshold rule."""
+        """Principal components instead of a network, as many as the bottleneck is wide, and the same threshold rule.
+
+        The rule is asked about the training rows, those put aside included: there is no validation part for a baseline.
+        """
         from sklearn.decomposition import PCA
 
-        encode = baseline_features(columns_of(train))
-        learnt, held_out = encode.fit_transform(train.inputs["features"]), encode.transform(test.inputs["features"])
-        components = PCA(min(options.bottleneck, *learnt.shape)).fit(learnt)
-        errors, scores = (
-            np.square(rows - components.inverse_transform(components.transform(rows))).mean(axis=1)
-            for rows in (learnt, held_out)
-        )
-        flags = scores > np.quantile(errors, options.quantile)
-        return Baseline("principal components", _detection(scores, flags, test))
+        learnt, held_out = anomaly_examples(train), anomaly_examples(test)
+        subject = subject_of(learnt)
+        encoding = subject.encoding(learnt.rows, learnt.columns)
+        most = max(2, _BASELINE_BYTES // (4 * learnt.rows[0].size))
+        encoded = in_batches(encoding, learnt.rows[:most])
+        shape = encoded.shape[1:]
+        encoded = encoded.reshape(len(encoded), -1)
+        width = min(subject.width(options), *encoded.shape)
+        components = PCA(width, svd_solver="auto", random_state=options.seed).fit(encoded)
+
+        def rebuilt(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            seen = np.asarray(encoding(rows)).reshape(len(rows), -1)
+            decoded = components.inverse_transform(components.transform(seen)).astype(np.float32)
+            return decoded.reshape(-1, *shape), np.square(decoded - seen).mean(axis=1)
+
+        aside = learnt.rows[:0] if learnt.aside is None else learnt.aside
+        scores = in_batches(lambda batch: rebuilt(batch)[1], np.concatenate([learnt.rows, aside]))
+        anomalous = None if learnt.anomalous is None else np.append(learnt.anomalous, np.ones(len(aside), bool))
+        threshold = choose_threshold(scores, anomalous, options).value
+        tested = in_batches(lambda batch: rebuilt(batch)[1], held_out.rows)
+        metrics = detection(tested, tested > threshold, held_out)
+        if options.denoising:
+            decoding = subject.decoding(encoding)
+            clean = held_out.normal_rows
+
+            def restore(rows: np.ndarray) -> np.ndarray:
+                return in_batches(lambda batch: decoding(rebuilt(batch)[0]), rows)
+
+            noisy = damaged(subject, encoding, clean, options)
+            metrics["restoration_error"] = restoration_error(subject, encoding, restore, clean, noisy)
+        return Baseline("principal components", metrics)
 
     def figures(
         self, outputs: Arrays, test: Examples, serving: ServingModel, options: AutoencoderOptions
     ) -> list[Plot]:
-        threshold = serving.model.get_layer("is_anomaly").threshold
-        plots = [_score_plot(outputs["score"], test, threshold)]
-        return [*plots, _roc_plot(outputs, test)] if len(np.unique(test.targets)) == 2 else plots
+        rows = anomaly_examples(test)
+        subject = subject_of(rows)
+        encoding, encode = serving.model.get_layer("encoding"), serving.further[ENCODE].model
+        threshold, rule = float(serving.notes["threshold"]), str(serving.notes["threshold_rule"])
+        plots = [score_plot(outputs["score"], rows, threshold, rule, subject.units)]
+        if len(np.unique(rows.targets)) == 2:
+            plots += [roc_plot(outputs, rows), threshold_plot(outputs["score"], rows, threshold)]
+        codes = in_batches(lambda batch: encode({subject.tensor: batch}, training=False)["embedding"], rows.rows)
+        plots.append(code_map(codes, rows))
+        if options.denoising:
+            noisy = damaged(subject, encoding, rows.normal_rows, options)
+            plots.append(subject.restoration_plot(encoding, rows, noisy, restorer(serving)(noisy)))
+        return plots
+
+    def _plain_twin(
+        self, train: Examples, validation: Examples, processor: Processor, options: AutoencoderOptions
+    ) -> ServingModel:
+        """The same network, seed and epochs without damaged rows."""
+        import keras
+
+        plain = replace(options, noise=0.0, masking=0.0, salt_and_pepper=0.0)
+        keras.utils.set_random_seed(options.seed)
+        model = self.build(train, processor, plain)
+        fit_in_memory(self, model, train, validation, plain)
+        return self.serving_model(model, train, validation, processor, plain)
 
 
-def _default() -> Loaded[Table]:
-    from sklearn.datasets import load_breast_cancer
+def _input(subject: Subject[Any], rows: np.ndarray) -> Any:
+    import keras
 
-    data = load_breast_cancer()
-    target = data.target.astype(np.int64)
-    return bundled("scikit-learn breast cancer", data.data, data.feature_names, target, data.target_names)
+    return keras.Input(rows.shape[1:], dtype=rows.dtype.name, name=subject.tensor)
+
+
+def _score(decoded: Any, encoded: Any) -> Any:
+    """Mean squared difference per row: f32 `[B]`."""
+    import keras
+
+    return keras.ops.mean(keras.ops.square(decoded - encoded), axis=tuple(range(1, len(encoded.shape))))
 
 
 def _score_itself(_: Any, score: Any) -> Any:
     """The loss of a model whose output is the loss: its mean is the mean squared error."""
     return score
-
-
-def _detection(scores: np.ndarray, flags: np.ndarray, test: Examples) -> dict[str, float]:
-    """How well scores rank anomalies above normal rows, and what the flags catch; without anomalies, what is flagged."""
-    from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
-
-    normal = test.targets == 0
-    metrics = {
-        "reconstruction_error": float(scores[normal].mean()) if normal.any() else float(scores.mean()),
-        "false_alarm_rate": float(flags[normal].mean()) if normal.any() else 0.0,
-    }
-    if len(np.unique(test.targets)) < 2:
-        return metrics
-    precision, recall, f1, _ = precision_recall_fscore_support(test.targets, flags, average="binary", zero_division=0.0)
-    return {
-        "roc_auc": float(roc_auc_score(test.targets, scores)),
-        "average_precision": float(average_precision_score(test.targets, scores)),
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(f1),
-        **metrics,
-    }
-
-
-def _score_plot(scores: np.ndarray, test: Examples, threshold: float) -> Plot:
-    figure, axes = new_figure(width=5.6, height=4.6)
-    logs = np.log10(np.maximum(scores, 1e-12))
-    edges = np.linspace(logs.min(), logs.max() + 1e-9, 36)
-    for index, label in enumerate(test.labels or ("all rows",)):
-        axes.hist(logs[test.targets == index], bins=edges, alpha=0.65, label=label)
-    axes.axvline(
-        np.log10(threshold), color="#b3352f", linewidth=1.4, linestyle="--", label=f"threshold {threshold:.3g}"
-    )
-    axes.set_xlabel("score (mean squared error in standardised units), power of ten")
-    axes.set_ylabel("held-out rows")
-    axes.legend()
-    return Plot("Scores", "Normal rows belong left of the threshold, anomalous ones right of it.", figure)
-
-
-def _roc_plot(outputs: Arrays, test: Examples) -> Plot:
-    from sklearn.metrics import roc_curve
-
-    figure, axes = new_figure(width=5.6, height=4.6)
-    false_alarms, caught, _ = roc_curve(test.targets, outputs["score"])
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="chance")
-    axes.plot(false_alarms, caught, label="model")
-    flags = outputs["is_anomaly"]
-    point = flags[test.targets == 0].mean(), flags[test.targets == 1].mean()
-    axes.plot(*point, "o", color="#b3352f", label="at the threshold")
-    axes.set_xlabel("share of normal rows flagged")
-    axes.set_ylabel("share of anomalous rows caught")
-    axes.legend(loc="lower right")
-    return Plot("Receiver operating characteristic", "The higher and further left the curve, the better.", figure)
 
 
 PIPELINE = Autoencoder()

@@ -95,24 +95,6 @@ def test_balanced_classes_weigh_the_same_in_sum() -> None:
     assert sums == pytest.approx([20, 20])
 
 
-def test_the_autoencoder_learns_from_normal_rows_alone() -> None:
-    pipeline = find("autoencoder")
-    options = parse(pipeline.options, ["normal=good"])
-    table = replace(mixed_table(200), target=(np.arange(200) % 4 > 0).astype(np.int64), labels=("good", "odd"))
-    split = pipeline.split(table, options)
-    assert split.train.target.sum() == split.validation.target.sum() == 0
-    assert 0 < split.test.target.sum() < len(split.test)
-
-
-def test_the_autoencoders_threshold_is_the_quantile_of_validation_scores() -> None:
-    serving, inputs = untrained("autoencoder", mixed_table(), "units=8", "bottleneck=2", "quantile=0.75")
-    outputs = predict(serving, inputs)
-    assert outputs["is_anomaly"].sum() == 10
-    threshold = serving.model.get_layer("is_anomaly").threshold
-    np.testing.assert_array_equal(outputs["is_anomaly"], outputs["score"] > np.float32(threshold))
-    assert outputs["reconstruction"].shape == inputs["features"].shape
-
-
 def mixed_table(rows: int = 40) -> Table:
     random = np.random.default_rng(0)
     size = random.uniform(10, 90, rows)
