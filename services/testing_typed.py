@@ -26,6 +26,8 @@ from services.tensors import BY_NAME, DEFAULT_SIGNATURE, Signature, TensorSpec
 Tensors = Mapping[str, tuple[str, tuple[int | None, ...]]]
 
 _OPSET = 18
+PICTURE_AUTOENCODER = "autoencoder of pictures"
+"""A second toy of the family, beside the one in `toys`."""
 _TEXTS = ("free entry in a draw", "see you on friday", "win a free prize", "are you free on friday")
 
 
@@ -196,9 +198,30 @@ def write_families(repository: Path) -> None:
         write_family(repository / family / "1", family)
 
 
+def picture_autoencoder() -> Toy:
+    """An autoencoder of pictures: it rebuilds half of each pixel; the score is the mean pixel, an anomaly above 100."""
+    return Toy(
+        "anomaly_detection",
+        {"image": ("uint8", (None, 4, 6, 1))},
+        {
+            "reconstruction": ("float32", (None, 4, 6, 1)),
+            "score": ("float32", (None,)),
+            "is_anomaly": ("bool", (None,)),
+        },
+        (
+            ("Cast", ["image"], ["pixels"], {"to": 1}),
+            ("Mul", ["pixels", "half"], ["reconstruction"]),
+            ("ReduceMean", ["pixels", "axes"], ["score"], {"keepdims": 0}),
+            ("Greater", ["score", "limit"], ["is_anomaly"]),
+        ),
+        {"half": _f32(0.5), "limit": _f32(100), "axes": _ints(1, 2, 3)},
+        ImageProcessor.fit(4, 6, 1),
+    )
+
+
 def write_family(version: Path, family: str, *, task: str | None = None, name: str | None = None) -> Manifest:
     """Write a whole version directory, held-out sample rows included. `task` and `name` replace the family's."""
-    toy = toys()[family]
+    toy = picture_autoencoder() if family == PICTURE_AUTOENCODER else toys()[family]
     files = {key: onnx_file_of(key) for key in (DEFAULT_SIGNATURE, *toy.further)}
     signatures = {}
     for key, each in {DEFAULT_SIGNATURE: toy, **toy.further}.items():

@@ -4,7 +4,7 @@ A pipeline is stateless: `training.runner` calls its methods in the order below 
 returned. Nothing is fitted before the split.
 
     load -> split -> fit_processor -> examples -> build -> fit -> serving_model
-         -> equip -> evaluate / inner_metrics / examine / baseline / figures -> export
+         -> equip -> evaluate / evaluate_model / examine / baseline -> export -> figures
 
 A new family is one file in `training/pipelines/` that defines one `Pipeline` named `PIPELINE`.
 """

@@ -5,7 +5,7 @@
 | regression | `{"prediction": 3.2}` |
 | any classification | `{"label": "spam", "probabilities": {"spam": 0.9, "ham": 0.1}}` |
 | forecasting | `{"forecast": [20.1, 19.8]}`, or by column where there are several |
-| anomaly_detection | `{"score": 0.7, "is_anomaly": true, "reconstruction": [...]}` |
+| anomaly_detection | `{"score": 0.7, "is_anomaly": true, "reconstruction": [...]}`; of a picture a PNG file in base64 |
 | image_features, tabular_features | `{"features": [...]}` |
 | text_to_image | `{"image": "<a PNG file in base64>"}` |
 
@@ -94,8 +94,13 @@ def _anomaly(outputs: Mapping[str, np.ndarray], _labels: Any, columns: tuple[str
         {"score": score, "is_anomaly": bool(flag)}
         for score, flag in zip(scores, outputs["is_anomaly"].reshape(-1), strict=True)
     ]
-    if "reconstruction" in outputs:
-        for answer, row in zip(answers, _plain("reconstruction", outputs["reconstruction"]), strict=True):
+    rebuilt = outputs.get("reconstruction")
+    if rebuilt is not None and rebuilt.ndim == 4 and rebuilt.shape[-1] in (1, 3):
+        for answer, picture in zip(answers, rebuilt, strict=True):
+            pixels = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+            answer["reconstruction"] = base64.b64encode(png(pixels)).decode("ascii")
+    elif rebuilt is not None:
+        for answer, row in zip(answers, _plain("reconstruction", rebuilt), strict=True):
             named = isinstance(row, list) and len(row) == len(columns)
             answer["reconstruction"] = dict(zip(columns, row, strict=True)) if named else row
     return answers

@@ -1,9 +1,11 @@
 """A typed call: choose the model, encode the records, infer, name the answers."""
 
 import asyncio
+import base64
+import binascii
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -15,7 +17,7 @@ from services.engine.engine import Engine
 from services.engine.request import InferenceRequest, InferenceResponse
 from services.engine.servable import Servable
 from services.errors import CornetError, DataError, FailedPrecondition, InvalidArgument, NotFound, QueueFull
-from services.frontends.bento.endpoints import BY_TASK, Endpoint
+from services.frontends.bento.endpoints import BY_TASK, IMAGES, Endpoint
 from services.manifest import FP32, Manifest
 from services.processing import Processor, load_processor
 from services.processing.answers import decode, images_of, png
@@ -108,12 +110,12 @@ class TypedCalls:
     async def _infer(self, endpoint: Endpoint, call: Call) -> tuple[InferenceResponse, tuple[str, ...], Processor]:
         """What the model answers to the records, the names of its classes, and its processor."""
         check(endpoint, call)
-        name = self.choose(endpoint) if call.model is None else call.model
+        name = self.choose(endpoint, call.records) if call.model is None else call.model
         with self.engine.acquire(name, call.version) as handle:
             servable = handle.servable
             manifest = _fitting(servable, endpoint)
             processor = await self.processor(servable)
-            inputs = await self._encode(endpoint, processor, call.records)
+            inputs = await self._encode(processor, fitting_records(endpoint, name, processor, call.records))
             if endpoint.signature == IMPUTE:
                 inputs = with_mask(inputs)
             request = InferenceRequest(name, inputs, version=servable.version, signature=endpoint.signature)
@@ -126,25 +128,32 @@ class TypedCalls:
                 exchange.inferred(response, response.version)
         return response, manifest.labels, processor
 
-    def choose(self, endpoint: Endpoint) -> str:
+    def choose(self, endpoint: Endpoint, records: Sequence[Any] = ()) -> str:
         """The model that answers when none is asked for: the family's, else the only one of the task.
 
+        Where a task has models of pictures and others, those count that take what the `records` are.
         A variant in another precision answers where it is named, or where nothing else is for the task. Raises NotFound
         where no served model is for the task, InvalidArgument where several are.
         """
         tasks = {name: self.task(name) for name in self.engine.models()}
         if not tasks:
             self.engine.acquire(endpoint.family).release()  # raises: the server is stopping, or serves nothing
-        if tasks.get(endpoint.family, "") in (endpoint.task, None):
+        kind = ""
+        possible = {name for name, task in tasks.items() if task in (endpoint.task, None)}
+        if endpoint.pictures and records:
+            wanted = isinstance(records[0], bytes)
+            kind = f" of {IMAGES if wanted else endpoint.field}"
+            possible = {name for name in possible if self._takes_pictures(name) in (wanted, None)}
+        if endpoint.family in possible:
             return endpoint.family
-        fitting = sorted(name for name, task in tasks.items() if task == endpoint.task)
+        fitting = sorted(name for name in possible if tasks[name] is not None)
         fitting = [name for name in fitting if not self._is_variant(name)] or fitting
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
             raise InvalidArgument(f"model: expected one of {', '.join(fitting)}. Received: none.")
         served = ", ".join(f"{name} ({task or 'no task'})" for name, task in sorted(tasks.items())) or "none"
-        raise NotFound(f"Expected a model for {endpoint.task}. Served: {served}.")
+        raise NotFound(f"Expected a model for {endpoint.task}{kind}. Served: {served}.")
 
     def task(self, model: str) -> str | None:
         """The task of a model's latest version, '' where it declares none, None where no version is available."""
@@ -164,6 +173,16 @@ class TypedCalls:
         except CornetError:  # it was unloaded since it was asked for its task
             return False
 
+    def _takes_pictures(self, model: str) -> bool | None:
+        """Whether a model's latest version takes pictures, None where no version is available."""
+        try:
+            with self.engine.acquire(model) as handle:
+                manifest = handle.servable.manifest
+                spec = None if manifest is None else manifest.processor
+                return spec is not None and spec.kind == "image"
+        except CornetError:
+            return None
+
     async def processor(self, servable: Servable) -> Processor:
         """The processor of a loaded version. Raises FailedPrecondition where it has none."""
         spec = servable.manifest.processor if servable.manifest is not None else None
@@ -182,8 +201,8 @@ class TypedCalls:
             self._processors.pop(servable, None)
             raise
 
-    async def _encode(self, endpoint: Endpoint, processor: Processor, records: list[Any]) -> dict[str, np.ndarray]:
-        if endpoint.images or _heavy(records):
+    async def _encode(self, processor: Processor, records: list[Any]) -> dict[str, np.ndarray]:
+        if isinstance(records[0], bytes) or _heavy(records):
             return await self.in_thread(lambda: processor.encode(records))
         return processor.encode(records)
 
@@ -208,6 +227,35 @@ def check(endpoint: Endpoint, call: Call) -> None:
     for member, value in (("version", call.version), ("top_k", call.top_k)):
         if value is not None and (type(value) is not int or not 1 <= value < 2**63):
             raise InvalidArgument(f"{member}: expected a positive integer. Received: {value!r:.80}.")
+
+
+def fitting_records(endpoint: Endpoint, model: str, processor: Processor, records: list[Any]) -> list[Any]:
+    """The records as the model's processor takes them, where its endpoint takes pictures as well as other records.
+
+    For a model of pictures, records in JSON are base64, as BentoML's clients send them. Raises InvalidArgument for pictures
+    where the model takes none.
+    """
+    if not endpoint.pictures:
+        return records
+    if processor.kind == "image":
+        return [
+            record if isinstance(record, bytes) else picture_of(f"{endpoint.field}[{index}]", record)
+            for index, record in enumerate(records)
+        ]
+    if any(isinstance(record, bytes) for record in records):
+        raise InvalidArgument(f"images: expected a model of pictures. Received: {model}, which takes {endpoint.field}.")
+    return records
+
+
+def picture_of(where: str, value: Any) -> bytes:
+    """The bytes of a file in base64, alone or as TensorFlow Serving writes bytes: {"b64": "..."}."""
+    text = value.get("b64") if isinstance(value, dict) and len(value) == 1 else value
+    if not isinstance(text, str):
+        raise InvalidArgument(f"{where}: expected an image file in base64. Received: {value!r:.80}.")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidArgument(f"{where}: expected an image file in base64. Received: {error}.") from None
 
 
 def _fitting(servable: Servable, endpoint: Endpoint) -> Manifest:

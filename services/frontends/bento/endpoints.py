@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from services.tensors import DEFAULT_SIGNATURE
 
+IMAGES = "images"
+"""The member that holds image files."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -13,7 +16,7 @@ class Endpoint:
     `field` is the member of the body that holds the records, `family` the model that answers when none is asked for,
     `ranked` says that the answers are classes, so that `top_k` applies. `one` names what else one record may have where the
     endpoint takes a single one, its members beside the options, and answers with a picture. `signature` is what of the model
-    is run.
+    is run. `pictures` says that some models of the task take pictures instead of records, in the member `images`.
     """
 
     name: str
@@ -24,17 +27,23 @@ class Endpoint:
     ranked: bool = False
     one: tuple[str, ...] = ()
     signature: str = DEFAULT_SIGNATURE
+    pictures: bool = False
 
     @property
     def images(self) -> bool:
-        """Whether the records are image files, which may be uploaded."""
-        return self.field == "images"
+        """Whether the records may be image files, which may be uploaded."""
+        return IMAGES in self.fields
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Members of which one holds the records."""
+        return (self.field, IMAGES) if self.pictures else (self.field,)
 
     @property
     def members(self) -> tuple[str, ...]:
         """Members of the body."""
         own = ("scale",) if self.draws else ("top_k",) if self.ranked else ()
-        return (self.field, *self.one, "model", "version", *own)
+        return (*self.fields, *self.one, "model", "version", *own)
 
     @property
     def draws(self) -> bool:
@@ -55,7 +64,14 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         Endpoint(
             "classify_text", "text_classification", "texts", "transformer", "Name the class of each text.", ranked=True
         ),
-        Endpoint("detect_anomaly", "anomaly_detection", "records", "autoencoder", "Say how unusual each record is."),
+        Endpoint(
+            "detect_anomaly",
+            "anomaly_detection",
+            "records",
+            "autoencoder",
+            "Say how unusual each record or picture is.",
+            pictures=True,
+        ),
         Endpoint(
             "generate_image",
             "text_to_image",

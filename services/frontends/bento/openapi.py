@@ -5,7 +5,7 @@ from typing import Any
 
 from services.errors import CornetError
 from services.frontends.bento.calls import DEFAULT_SCALE, MAX_SCALE, TypedCalls
-from services.frontends.bento.endpoints import ENDPOINTS, Endpoint
+from services.frontends.bento.endpoints import ENDPOINTS, IMAGES, Endpoint
 from services.frontends.bento.examples import example_records, placeholder, with_gaps
 from services.processing.imputation import IMPUTE
 from services.processing.prompt import HOTTEST, MAX_SEED
@@ -97,7 +97,14 @@ _ANSWERS: Mapping[str, Json] = {
         "properties": {
             "score": {"type": "number", "description": "How badly the model could rebuild the record."},
             "is_anomaly": {"type": "boolean", "description": "Whether the score is above the model's threshold."},
-            "reconstruction": {"description": "The record as the model rebuilt it.", "type": "object"},
+            "reconstruction": {
+                "description": "The record as the model rebuilt it; of a picture, a PNG file in base64.",
+                "oneOf": [
+                    {"type": "object", "additionalProperties": _NUMBER},
+                    _NUMBERS,
+                    {"type": "string", "format": "byte"},
+                ],
+            },
         },
     },
     "image_features": _FEATURES,
@@ -199,21 +206,23 @@ def _bodies(endpoint: Endpoint, records: list[Any]) -> Json:
             "additionalProperties": False,
         }
         return {"application/json": {"schema": schema, "example": records[0]}}
-    items = {"type": "array", "minItems": 1, "items": _RECORDS[endpoint.field]}
+    items = {name: {"type": "array", "minItems": 1, "items": _RECORDS[name]} for name in endpoint.fields}
+    either: Json = {"oneOf": [{"required": [name]} for name in items]} if len(items) > 1 else {"required": list(items)}
+    field = IMAGES if endpoint.images and isinstance(records[0], str) else endpoint.field
     bodies: Json = {
         "application/json": {
             "schema": {
                 "type": "object",
-                "required": [endpoint.field],
-                "properties": {endpoint.field: items, **options},
+                **either,
+                "properties": {**items, **options},
                 "additionalProperties": False,
             },
-            "example": {endpoint.field: records},
+            "example": {field: records},
         }
     }
     if endpoint.images:
         files = {"type": "array", "items": _FILE, "description": "One or several image files."}
-        form = {"type": "object", "required": [endpoint.field], "properties": {endpoint.field: files, **options}}
+        form = {"type": "object", "required": [IMAGES], "properties": {IMAGES: files, **options}}
         bodies["multipart/form-data"] = {"schema": form}
         bodies["image/*"] = {"schema": {**_FILE, "description": "One image file; the options go into the query."}}
     return bodies

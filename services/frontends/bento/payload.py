@@ -1,7 +1,5 @@
 """An HTTP request to a typed call: JSON, an upload, or the bytes of one picture."""
 
-import base64
-import binascii
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -10,8 +8,8 @@ from starlette.datastructures import Headers, QueryParams, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from services.errors import InvalidArgument
-from services.frontends.bento.calls import Call
-from services.frontends.bento.endpoints import Endpoint
+from services.frontends.bento.calls import Call, picture_of
+from services.frontends.bento.endpoints import IMAGES, Endpoint
 from services.frontends.rest.offload import offload
 
 MAX_FILES = 1000
@@ -23,15 +21,15 @@ async def parse_call(endpoint: Endpoint, headers: Headers, query: QueryParams, b
     """Raises InvalidArgument naming the member. Model, version and top_k may stand in the query instead of the body."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if endpoint.images and kind == _FORM:
-        members = await _form(endpoint, headers, body)
+        members = await _form(headers, body)
     elif endpoint.images and kind.startswith(_RAW):
-        members = {endpoint.field: [body] if body else []}
+        members = {IMAGES: [body] if body else []}
     else:
         members = await offload(len(body), _json, endpoint, body)
     for name, value in query.multi_items():
         if name in members:
             raise InvalidArgument(f"{name}: expected once. Received: twice.")
-        if name == endpoint.field:
+        if name in endpoint.fields:
             raise InvalidArgument(f"{name}: expected in the body. Received: in the query.")
         members[name] = value if name == "model" else _integer(value)
     return _call(endpoint, members)
@@ -44,26 +42,17 @@ def _json(endpoint: Endpoint, body: bytes) -> dict[str, Any]:
         received = str(error) if body else "an empty body"
         also = ", or an image upload" if endpoint.images else ""
         raise InvalidArgument(
-            f"Expected a JSON object with {endpoint.field} (JSON has no NaN){also}. Received: {received}."
+            f"Expected a JSON object with {_either(endpoint)} (JSON has no NaN){also}. Received: {received}."
         ) from None
     if not isinstance(members, dict):
-        raise InvalidArgument(f"Expected a JSON object with {endpoint.field}. Received: {type(members).__name__}.")
-    if endpoint.images and isinstance(members.get(endpoint.field), list):
-        members[endpoint.field] = [
-            _picture(f"{endpoint.field}[{index}]", value) for index, value in enumerate(members[endpoint.field])
-        ]
+        raise InvalidArgument(f"Expected a JSON object with {_either(endpoint)}. Received: {type(members).__name__}.")
+    if endpoint.images and isinstance(members.get(IMAGES), list):
+        members[IMAGES] = [picture_of(f"{IMAGES}[{index}]", value) for index, value in enumerate(members[IMAGES])]
     return members
 
 
-def _picture(where: str, value: Any) -> bytes:
-    """Base64, alone or as TensorFlow Serving writes bytes: {"b64": "..."}."""
-    text = value.get("b64") if isinstance(value, dict) and len(value) == 1 else value
-    if not isinstance(text, str):
-        raise InvalidArgument(f"{where}: expected an image file in base64. Received: {value!r:.80}.")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidArgument(f"{where}: expected an image file in base64. Received: {error}.") from None
+def _either(endpoint: Endpoint) -> str:
+    return " or ".join(endpoint.fields)
 
 
 class _InMemory(MultiPartParser):
@@ -72,20 +61,20 @@ class _InMemory(MultiPartParser):
     spool_max_size = 2**62
 
 
-async def _form(endpoint: Endpoint, headers: Headers, body: bytes) -> dict[str, Any]:
+async def _form(headers: Headers, body: bytes) -> dict[str, Any]:
     try:
         form = await _InMemory(headers, _once(body), max_files=MAX_FILES, max_fields=16).parse()
     except MultiPartException as error:
         raise InvalidArgument(f"Expected multipart/form-data. Received: {error.message}") from None
-    members: dict[str, Any] = {endpoint.field: []}
+    members: dict[str, Any] = {IMAGES: []}
     try:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
-                members[endpoint.field].append(await value.read())
+                members[IMAGES].append(await value.read())
             elif name in members:
-                received = "a form field without a file" if name == endpoint.field else "twice"
+                received = "a form field without a file" if name == IMAGES else "twice"
                 raise InvalidArgument(
-                    f"{name}: expected {'a file' if name == endpoint.field else 'once'}. Received: {received}."
+                    f"{name}: expected {'a file' if name == IMAGES else 'once'}. Received: {received}."
                 )
             else:
                 members[name] = _text(value) if name == "model" else _integer(value)
@@ -125,11 +114,12 @@ def _call(endpoint: Endpoint, members: Mapping[str, Any]) -> Call:
             f"Expected only the members {', '.join(endpoint.members)}. "
             f"Received: {', '.join(repr(name) for name in unknown[:10])}."
         )
-    if endpoint.field not in members:
+    given = [name for name in endpoint.fields if name in members]
+    if len(given) != 1:
         expected = "a text" if endpoint.draws else "a list of at least one"
-        raise InvalidArgument(f"{endpoint.field}: expected {expected}. Received: none.")
+        raise InvalidArgument(f"{_either(endpoint)}: expected {expected}. Received: {'both' if given else 'none'}.")
     options = {name: members.get(name) for name in ("model", "version", "top_k", "scale")}
     if endpoint.draws:
         record = {name: members[name] for name in (endpoint.field, *endpoint.one) if name in members}
         return Call([record], **options)
-    return Call(members[endpoint.field], **options)
+    return Call(members[given[0]], **options)

@@ -109,7 +109,7 @@ class TypedEndpoints:
 
     @_api
     async def detect_anomaly(self, records: list[Any], model: str | None = None, version: int | None = None) -> Answer:
-        """Say how unusual each record is."""
+        """Say how unusual each record or picture is."""
         return await self.calls.answer(ENDPOINTS["detect_anomaly"], Call(records, model, version))
 
     @_api

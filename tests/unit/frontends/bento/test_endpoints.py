@@ -18,7 +18,7 @@ from services.engine.engine import Engine
 from services.errors import QueueFull, ShuttingDown
 from services.frontends.bento.endpoints import ENDPOINTS
 from services.manifest import Manifest, ProcessorSpec
-from services.testing_typed import toys, write_family
+from services.testing_typed import PICTURE_AUTOENCODER, toys, write_family
 
 POINT = {"x": 1, "y": 2}
 PNG = {"content-type": "image/png"}
@@ -29,6 +29,9 @@ def png(value: int = 255, size: tuple[int, int] = (8, 8)) -> bytes:
     buffer = io.BytesIO()
     Image.new("L", size, value).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+PIXEL = base64.b64encode(png(200, (1, 1))).decode()
 
 
 def post(path: str, **request: Any) -> Any:
@@ -103,6 +106,55 @@ def test_form_fields_may_be_json_as_bentoml_writes_them(serve: Any) -> None:
 def test_features_of_an_image(serve: Any) -> None:
     response = serve(post("/extract_features", files=[("images", ("a.png", png(51)))]))
     assert response.json()["predictions"] == [{"features": [51.0, 51.0, 51.0]}]
+
+
+@pytest.fixture(scope="module")
+def both_kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An autoencoder of records under the family's name, and one of pictures under another."""
+    root = tmp_path_factory.mktemp("both")
+    write_family(root / "autoencoder" / "1", "autoencoder")
+    write_family(root / "parts" / "1", PICTURE_AUTOENCODER, task="anomaly_detection")
+    return root
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"files": [("images", ("a.png", png(200)))]},
+        {"content": png(200), "headers": PNG},
+        {"json": {"images": [base64.b64encode(png(200)).decode()]}},
+        {"json": {"records": [base64.b64encode(png(200)).decode()], "model": "parts"}},
+    ],
+    ids=["multipart", "body", "base64", "as records"],
+)
+def test_a_picture_goes_to_the_model_of_pictures_and_comes_back_rebuilt(
+    serve: Any, both_kinds: Path, request_: dict[str, Any]
+) -> None:
+    answer = serve(post("/detect_anomaly", **request_), folder=both_kinds).json()
+    assert answer["model"] == "parts"
+    (prediction,) = answer["predictions"]
+    assert (prediction["score"], prediction["is_anomaly"]) == (200.0, True)
+    rebuilt = np.asarray(Image.open(io.BytesIO(base64.b64decode(prediction["reconstruction"]))))
+    np.testing.assert_array_equal(rebuilt, np.full((4, 6), 100))
+
+
+def test_records_go_to_the_model_of_records(serve: Any, both_kinds: Path) -> None:
+    assert serve(post("/detect_anomaly", json={"records": [POINT]}), folder=both_kinds).json()["model"] == "autoencoder"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"images": [PIXEL], "model": "autoencoder"}, "images: expected a model of pictures. Received: autoencoder"),
+        ({"records": [POINT], "model": "parts"}, "records[0]: expected an image file in base64"),
+        ({"records": [POINT], "images": [PIXEL]}, "records or images: expected a list of at least one. Received: both"),
+        ({"model": "parts"}, "records or images: expected a list of at least one. Received: none"),
+    ],
+)
+def test_the_wrong_kind_for_a_detector_is_named(serve: Any, both_kinds: Path, body: Any, message: str) -> None:
+    response = serve(post("/detect_anomaly", json=body), folder=both_kinds)
+    assert response.status_code == 400
+    assert message in response.json()["error"]
 
 
 def test_a_large_call_is_answered_in_order(serve: Any) -> None:
