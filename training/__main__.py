@@ -20,17 +20,19 @@ from training.pipeline import Pipeline, Source
 from training.precision.command import register as register_convert
 from training.precision.options import MostLossOption, PrecisionOption, Quantization, QuantizationOption, VariantOptions
 from training.synthesize_command import register as register_synthesize
+from training.tuning.command import register as register_tune
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
 
 
 def register(app: typer.Typer) -> None:
-    """Add `train`, `export`, `convert`, `compare` and `synthesize` to a command line."""
+    """Add `train`, `tune`, `export`, `convert`, `compare` and `synthesize` to a command line."""
     register_export(app)
     register_convert(app)
     register_compare(app)
     register_synthesize(app)
+    register_tune(app)
     app.command(
         "train",
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

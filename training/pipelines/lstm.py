@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from training.forecasting import Forecaster, ForecastOptions
-from training.optimization import ScheduleName
-from training.options import Bounds
+from training.optimization import SCHEDULES, ScheduleName
+from training.options import Bounds, Search
 from training.pipeline import Pipeline
 from training.tasks import check_task
 from training.text_classes import TextClassifier, TextOptions
@@ -19,17 +19,17 @@ class Options(TextOptions, ForecastOptions):
 
     task: Literal["forecasting", "text_classification"] = "forecasting"
     """What is learnt: forecasts of a series, or classes of texts."""
-    schedule: ScheduleName = "plateau"
+    schedule: Annotated[ScheduleName, SCHEDULES] = "plateau"
     """Learning rate over the epochs: constant, falling to 0 along a cosine, falling in steps, or when validation stays."""
     cell: Literal["lstm", "gru", "simple_rnn"] = "lstm"
     """Recurrent cell."""
-    layers: Annotated[int, Bounds(1)] = 1
+    layers: Annotated[int, Bounds(1), Search(1, 3)] = 1
     """Recurrent layers, one on the other."""
-    units: Annotated[int, Bounds(1)] = 32
+    units: Annotated[int, Bounds(1), Search(8, 128, log=True)] = 32
     """Units of each recurrent layer, per direction."""
     bidirectional: bool = False
     """Read from both ends; the units of a layer are then twice as many."""
-    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.2
+    dropout: Annotated[float, Bounds(0, 1, open_high=True), Search(0, 0.5)] = 0.2
     """Share of activations dropped after each recurrent layer while training."""
 
     def __post_init__(self) -> None:

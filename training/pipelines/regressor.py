@@ -10,7 +10,7 @@ from services.tensors import BY_NAME, DYNAMIC, TensorSpec
 from training.datasets.tables import Table, bundled, load_table
 from training.evaluation import new_figure, regression_metrics
 from training.optimization import optimizer
-from training.options import Bounds
+from training.options import Bounds, Search
 from training.pipeline import Arrays, Baseline, Examples, Loaded, Plot, ServingModel, Source, Split
 from training.splits import cut, random_split
 from training.tabular import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class RegressorOptions(SupervisedOptions):
     """Options of the regressor."""
 
-    bins: Annotated[int, Bounds(0, 256)] = 16
+    bins: Annotated[int, Bounds(0, 256), Search(0, 48)] = 16
     """Intervals per numeric column of a piecewise-linear code beside the plain value; 0 for none."""
     loss: Literal["mse", "mae", "huber", "log_cosh"] = "mse"
     """What training minimises, on the standardised target."""

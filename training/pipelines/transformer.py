@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from services.errors import InvalidArgument
 from training.forecasting import Forecaster, ForecastOptions
-from training.options import Bounds
+from training.options import Bounds, Search
 from training.pipeline import Pipeline
 from training.tasks import check_task
 from training.text_classes import TextClassifier, TextOptions
@@ -19,15 +19,15 @@ class Options(ForecastOptions, TextOptions):
     """What is learnt: classes of texts, or forecasts of a series."""
     patience: Annotated[int, Bounds(1)] = 6
     """Epochs without a better validation loss before training stops; the best weights are kept."""
-    blocks: Annotated[int, Bounds(1)] = 2
+    blocks: Annotated[int, Bounds(1), Search(1, 3)] = 2
     """Encoder blocks, one on the other."""
     heads: Annotated[int, Bounds(1)] = 4
     """Attention heads of each block; a divisor of the width."""
     width: Annotated[int, Bounds(1)] = 64
     """Numbers per token, or per row of a window."""
-    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.2
+    dropout: Annotated[float, Bounds(0, 1, open_high=True), Search(0, 0.5)] = 0.2
     """Share of activations dropped while training."""
-    feed_forward: Annotated[int, Bounds(1)] = 128
+    feed_forward: Annotated[int, Bounds(1), Search(32, 256, log=True)] = 128
     """Units of each block's feed-forward layer."""
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     """How a place in the sequence is told."""
