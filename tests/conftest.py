@@ -61,6 +61,7 @@ def real_data() -> Path:
 
 
 QUICKER = {
+    "finetune": ("backbone=mobilenetv3-small", "weights=random", "height=32", "width=32", "fine_epochs=1"),
     "vgg16": ("weights=random", "height=64", "width=64", "probe_images=4"),
     "transformer": ("blocks=1", "width=16", "heads=2", "feed_forward=16", "length=24"),
     "text_to_image": ("blocks=1", "width=16", "heads=2", "feed_forward=16", "wordings=1"),
@@ -107,7 +108,10 @@ def fit(pipeline: Pipeline, options: CommonOptions, source: Source | None = None
     with warnings.catch_warnings():
         # Keras's own callbacks use a NumPy protocol that NumPy 2 has deprecated.
         warnings.simplefilter("ignore", DeprecationWarning)
-        pipeline.fit(model, train, validation, options, [])
+        for index, stage in enumerate(pipeline.stages(options)):
+            if index:
+                pipeline.begin(model, train, stage.options)
+            pipeline.fit(model, train, validation, stage.options, [])
     serving = pipeline.serving_model(model, train, validation, processor, options)
     return Fitted(model, loaded, processor, train, test, serving)
 

@@ -13,51 +13,96 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from services.errors import FailedPrecondition
+from training.formats import layers_of
 
 _MONITOR = "val_loss"
 
 
 class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
-    """Stops when the validation loss no longer falls, keeps the best weights, and saves it all after every epoch.
+    """Stops a stage when the validation loss no longer falls, keeps its best weights, and saves it all after every epoch.
 
-    One file, replaced atomically, holds the model's and optimizer's variables, the best weights so far, the history and
-    the early-stopping counter: what was interrupted at any moment continues from its last full epoch.
+    One file, replaced atomically, holds the model's and optimizer's variables, each stage's history and best weights so far,
+    which say how much patience is left: what was interrupted at any moment continues from its last full epoch. What is
+    frozen is not in it, as nothing changes it.
 
         checkpoint = Checkpoint(path, patience=10)
-        first = checkpoint.restore(model)            # 0 where there is no file
+        checkpoint.read()                            # only where a run is resumed; `stage` is the one to go on with
+        first = checkpoint.enter(model, stage=0)     # 0 where the stage begins here
         model.fit(..., initial_epoch=first, callbacks=[checkpoint])
+        checkpoint.use(model, stage=0)               # its best weights
     """
 
     def __init__(self, path: Path, patience: int) -> None:
         super().__init__()
         self._path = path
         self._patience = patience
-        self._best_weights: list[np.ndarray] = []
-        self.history: list[dict[str, float]] = []
-        """One entry per epoch: the losses and metrics Keras logs, and the learning rate."""
+        self._whole: keras.Model | None = None
+        self._best: list[dict[int, np.ndarray]] = []
+        self.histories: list[list[dict[str, float]]] = []
+        """For each stage that was entered one entry per epoch: the losses and metrics Keras logs, and the learning rate."""
 
     @property
-    def best_epoch(self) -> int:
-        """Index of the epoch whose weights are kept; -1 before the first."""
-        losses = [entry[_MONITOR] for entry in self.history]
-        return int(np.argmin(losses)) if losses else -1
+    def history(self) -> list[dict[str, float]]:
+        """The epochs of all stages, in order."""
+        return [entry for history in self.histories for entry in history]
+
+    @property
+    def stage(self) -> int:
+        """Index of the stage that was entered last; -1 before the first."""
+        return len(self.histories) - 1
+
+    @property
+    def best_stage(self) -> int:
+        """The stage with the epoch of least validation loss; the first where no stage had an epoch."""
+        best = [min((entry[_MONITOR] for entry in history), default=math.inf) for history in self.histories]
+        return int(np.argmin(best))
 
     @property
     def exhausted(self) -> bool:
-        """Whether patience has run out: the best epoch is `patience` epochs ago."""
-        return bool(self.history) and len(self.history) - 1 - self.best_epoch >= self._patience
+        """Whether patience has run out: the stage's best epoch is `patience` epochs ago."""
+        epochs = len(self.histories[self.stage])
+        return epochs > 0 and epochs - 1 - self.best_epoch(self.stage) >= self._patience
 
-    def restore(self, model: keras.Model) -> int:
-        """Put a built and compiled model into the saved state; returns how many epochs it has had."""
+    def best_epoch(self, stage: int) -> int:
+        """The epoch of a stage whose weights are kept, counted from the stage's first; -1 before that."""
+        losses = [entry[_MONITOR] for entry in self.histories[stage]]
+        return int(np.argmin(losses)) if losses else -1
+
+    def read(self) -> None:
+        """Take up what the file holds, where there is one; `enter` then puts the model into that state."""
         if not self._path.exists():
-            return 0
-        model.optimizer.build(model.trainable_variables)
+            return
         with np.load(self._path, allow_pickle=False) as saved:
-            for index, variable in enumerate(_state(model)):
-                variable.assign(saved[f"state_{index}"])
-            self._best_weights = [saved[f"best_{index}"] for index in range(len(model.weights))]
-            self.history = json.loads(saved["history"].item())
-        return len(self.history)
+            self.histories = json.loads(saved["histories"].item())
+            self._best = [{} for _ in self.histories]
+            for key in saved.files:
+                kind, *numbers = key.split("_")
+                if kind == "best":
+                    stage, index = map(int, numbers)
+                    self._best[stage][index] = saved[key]
+
+    def enter(self, model: keras.Model, stage: int) -> int:
+        """Begin a stage, or go on in the one that `read` found; returns how many epochs of it the model has had.
+
+        `model` is built and compiled for the stage. What is fitted may be a part of it, with the same optimizer.
+        """
+        self._whole = model
+        if stage == self.stage:
+            self._restore(model)
+            return len(self.histories[stage])
+        # What is frozen until here was in the stages before as it is now: their best weights are these as well.
+        current = _changing(model)
+        for earlier in self._best:
+            earlier |= {index: np.array(weight) for index, weight in current.items() if index not in earlier}
+        self.histories.append([])
+        self._best.append({})
+        return 0
+
+    def use(self, model: keras.Model, stage: int) -> None:
+        """Give the model the best weights of a stage; nothing changes where the stage had no epoch."""
+        weights = model.weights
+        for index, value in self._best[stage].items():
+            weights[index].assign(value)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         entry = {key: float(value) for key, value in (logs or {}).items()}
@@ -66,25 +111,39 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
                 f"Training diverged: expected finite losses. Received: loss={entry['loss']:g}, "
                 f"{_MONITOR}={entry[_MONITOR]:g} in epoch {epoch + 1}. A lower learning_rate usually helps."
             )
-        self.history.append({**entry, "learning_rate": float(self.model.optimizer.learning_rate)})
-        if self.best_epoch == len(self.history) - 1:
-            self._best_weights = [np.array(weight) for weight in self.model.get_weights()]
+        history = self.histories[self.stage]
+        history.append({**entry, "learning_rate": float(self.model.optimizer.learning_rate)})
+        if self.best_epoch(self.stage) == len(history) - 1:
+            best = {index: np.array(weight) for index, weight in _changing(self._entered).items()}
+            self._best[self.stage] = best
         self._save()
         if self.exhausted:
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         del logs
-        if self._best_weights:
-            self.model.set_weights(self._best_weights)
+        self.use(self._entered, self.stage)
+
+    @property
+    def _entered(self) -> keras.Model:
+        if self._whole is None:
+            raise RuntimeError("a stage is entered before it is fitted")
+        return self._whole
 
     def _save(self) -> None:
-        arrays = {f"state_{index}": variable.numpy() for index, variable in enumerate(_state(self.model))}
-        arrays |= {f"best_{index}": weight for index, weight in enumerate(self._best_weights)}
+        arrays = {f"state_{index}": variable.numpy() for index, variable in enumerate(_state(self._entered))}
+        for stage, best in enumerate(self._best):
+            arrays |= {f"best_{stage}_{index}": weight for index, weight in best.items()}
         temporary = self._path.with_suffix(".tmp")
         with temporary.open("wb") as file:
-            np.savez(file, history=np.array(json.dumps(self.history)), **arrays)
+            np.savez(file, histories=np.array(json.dumps(self.histories)), **arrays)
         os.replace(temporary, self._path)  # noqa: PTH105  # atomic, as the name says
+
+    def _restore(self, model: keras.Model) -> None:
+        model.optimizer.build(model.trainable_variables)
+        with np.load(self._path, allow_pickle=False) as saved:
+            for index, variable in enumerate(_state(model)):
+                variable.assign(saved[f"state_{index}"])
 
 
 class EpochProgress(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
@@ -95,8 +154,6 @@ class EpochProgress(keras.callbacks.Callback):  # type: ignore[misc]  # keras sh
 
     def __init__(self, console: Console, epochs: int, completed: int = 0) -> None:
         super().__init__()
-        self._epochs = epochs
-        self._completed = completed
         self._started = time.monotonic()
         self.seconds = 0.0
         """How long fitting took in this process."""
@@ -123,12 +180,20 @@ class EpochProgress(keras.callbacks.Callback):  # type: ignore[misc]  # keras sh
         self._progress.stop()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        del epoch
         entry = logs or {}
         losses = f"loss {entry.get('loss', math.nan):.4g}  validation {entry.get(_MONITOR, math.nan):.4g}"
-        self._progress.update(self._task, completed=epoch + 1, losses=losses)
+        self._progress.update(self._task, advance=1, losses=losses)
+
+
+def _changing(model: keras.Model) -> dict[int, Any]:
+    """The weights that training may change, those of layers that are not frozen, by their place in `model.weights`."""
+    frozen = {id(weight) for layer in layers_of(model) if not layer.trainable for weight in layer.weights}
+    return {index: weight for index, weight in enumerate(model.weights) if id(weight) not in frozen}
 
 
 def _state(model: keras.Model) -> list[Any]:
-    """Every variable that the next epoch depends on: weights, random seeds, optimizer."""
-    own = {id(variable) for variable in model.optimizer.variables}
-    return [v for v in model.variables if id(v) not in own] + list(model.optimizer.variables)
+    """Every variable that the next epoch depends on and changes: weights, random seeds, optimizer."""
+    own = {id(variable) for variable in (*model.weights, *model.optimizer.variables)}
+    others = [variable for variable in model.variables if id(variable) not in own]
+    return [*_changing(model).values(), *others, *model.optimizer.variables]

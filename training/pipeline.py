@@ -69,6 +69,14 @@ DataT = TypeVar("DataT")
 
 
 @dataclass(frozen=True)
+class Stage(Generic[OptionsT]):
+    """A leg of training by options of its own: epochs and patience begin anew, and the step size may be another."""
+
+    name: str
+    options: OptionsT
+
+
+@dataclass(frozen=True)
 class Loaded(Generic[DataT]):
     """Raw data as it was read, its name (`scikit-learn diabetes`, a file name) and the SHA-256 of what was read."""
 
@@ -207,6 +215,16 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
         """What `fit` shows the model of a part: the examples, unless the family learns other targets than it answers."""
         return part
 
+    def stages(self, options: OptionsT) -> tuple[Stage[OptionsT], ...]:
+        """The legs of training, in order; one for most families. The weights of least validation loss are published."""
+        return (Stage("training", options),)
+
+    def begin(self, model: "keras.Model", train: Examples, options: OptionsT) -> None:
+        """Make the model ready for its second or a later stage, by that stage's options: unfreeze, compile.
+
+        `build` has made it ready for the first, and it has the best weights of the stage before.
+        """
+
     def fit(
         self,
         model: "keras.Model",
@@ -216,7 +234,7 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
         callbacks: Sequence[Any],
         initial_epoch: int = 0,
     ) -> None:
-        """Train in place, from `initial_epoch` on when a run is resumed; overridden where no gradient descent fits."""
+        """Train one stage in place, from `initial_epoch` on when it is resumed; overridden where no gradient descent fits."""
         train, validation = (self.to_learn(part, train, options) for part in (train, validation))
         model.fit(
             train.inputs,

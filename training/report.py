@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from training.exporter import Exported
     from training.precision.variants import Outcome
+    from training.stages import StageResult
 
 _ERRORS = ("rmse", "mae", "mse", "mape", "loss", "error", "alarm", "bits")
 _LARGEST_SVG_BYTES = 400_000
@@ -40,6 +41,7 @@ class RunReport:
     baseline: Baseline
     plots: Sequence[Plot]
     variants: "Sequence[Outcome]" = ()
+    stages: "Sequence[StageResult]" = ()
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,10 @@ def environment() -> "Environment":
 
 def write_report(path: Path, report: RunReport) -> None:
     """Write the HTML report: one file, no script, nothing from the network."""
-    plots = [*([loss_plot(report.history)] if report.history else []), *report.plots]
+    from training.stages import bought
+
+    starts = [sum(stage.epochs for stage in report.stages[:index]) for index in range(1, len(report.stages))]
+    plots = [*([loss_plot(report.history, starts)] if report.history else []), *report.plots]
     images = [(plot.title, plot.caption, image(plot.figure)) for plot in plots]
     manifest = report.exported.manifest
     html = (
@@ -135,13 +140,17 @@ def write_report(path: Path, report: RunReport) -> None:
             best_epoch=_best_epoch(report.history),
             weights=manifest.provenance.base_weights,
             variants=variant_table(report.variants),
+            bought=bought(report.stages, report.pipeline.primary_metric),
         )
     )
     path.write_text(html, encoding="utf-8")
 
 
-def loss_plot(history: Sequence[Mapping[str, float]]) -> Plot:
-    """Training and validation loss by epoch, with a mark at the epoch whose weights are kept."""
+def loss_plot(history: Sequence[Mapping[str, float]], starts: Sequence[int] = ()) -> Plot:
+    """Training and validation loss by epoch, with a mark at the epoch whose weights are kept.
+
+    `starts`: how many epochs came before each later stage; a line stands there.
+    """
     from training.evaluation import new_figure
 
     figure, axes = new_figure(width=5.6, height=4.6)
@@ -150,6 +159,8 @@ def loss_plot(history: Sequence[Mapping[str, float]]) -> Plot:
     axes.plot(epochs, [entry["val_loss"] for entry in history], label="validation")
     best = _best_epoch(history)
     axes.axvline(best, color="grey", linewidth=1, linestyle="--", label=f"kept: epoch {best}")
+    for stage, start in enumerate(starts, start=2):
+        axes.axvline(start + 0.5, color="black", linewidth=1, label=f"stage {stage} begins")
     if min(min(entry["loss"], entry["val_loss"]) for entry in history) > 0:
         axes.set_yscale("log")
     axes.set_xlabel("epoch")

@@ -18,8 +18,10 @@ from training.precision.table import print_variants
 from training.publishing import check_name
 from training.report import RunReport, is_error, print_metrics, write_report
 from training.runs import Identity, Run
+from training.stages import print_stages, stage_results
 
 if TYPE_CHECKING:
+    from training.callbacks import Checkpoint
     from training.exporter import Exported
     from training.precision.variants import Outcome as VariantOutcome
 
@@ -84,13 +86,18 @@ def train(job: Job, console: Console) -> Outcome:
     run = Run.resume(job.runs, identity) if job.resume else Run.start(job.runs, identity)
     import_keras(options.seed, deterministic=options.deterministic)
     model = pipeline.build(training, processor, options)
-    history, seconds = _fit(job, run, model, training, validation, console)
+    checkpoint, seconds = _fit(job, run, model, training, validation, console)
 
-    serving = pipeline.serving_model(model, training, validation, processor, options)
-    test = pipeline.equip(serving, training, test, options)
-    outputs = predict(serving, test.serving_inputs)
-    metrics = pipeline.evaluate(outputs, test, options) | pipeline.evaluate_model(model, test, options)
+    by_stage = {}
+    for stage in sorted(range(len(checkpoint.histories)), key=lambda stage: stage == checkpoint.best_stage):
+        checkpoint.use(model, stage)
+        serving = pipeline.serving_model(model, training, validation, processor, options)
+        test = pipeline.equip(serving, training, test, options)
+        outputs = predict(serving, test.serving_inputs)
+        metrics = pipeline.evaluate(outputs, test, options) | pipeline.evaluate_model(model, test, options)
+        by_stage[stage] = metrics
     metrics |= pipeline.examine(serving, training, validation, test, processor, options)
+    stages = stage_results([stage.name for stage in pipeline.stages(options)], checkpoint, by_stage)
     baseline = pipeline.baseline(training, test, options)
 
     from training.exporter import export
@@ -113,7 +120,9 @@ def train(job: Job, console: Console) -> Outcome:
     plots = pipeline.figures(outputs, test, serving, options)
     print_metrics(console, pipeline, metrics, baseline)
     print_variants(console, variants)
-    report = RunReport(pipeline, options, rows, exported, history, seconds, metrics, baseline, plots, variants)
+    print_stages(console, stages, pipeline.primary_metric)
+    history = checkpoint.history
+    report = RunReport(pipeline, options, rows, exported, history, seconds, metrics, baseline, plots, variants, stages)
     write_report(run.report, report)
     run.finish(
         metrics=dict(metrics),
@@ -121,6 +130,7 @@ def train(job: Job, console: Console) -> Outcome:
         history=history,
         seconds=seconds,
         version=exported.version,
+        stages=[dataclasses.asdict(stage) for stage in stages],
     )
     for version in (exported, *(variant.exported for variant in variants if variant.exported)):
         console.print(f"exported {version.path}", soft_wrap=True)
@@ -160,31 +170,43 @@ def predict(serving: ServingModel, inputs: Arrays) -> dict[str, np.ndarray]:
 
 def _fit(
     job: Job, run: Run, model: Any, training: Examples, validation: Examples, console: Console
-) -> tuple[list[dict[str, float]], float]:
-    """Fit, from the checkpoint where the run is resumed; returns the history and the seconds spent."""
+) -> "tuple[Checkpoint, float]":
+    """Fit all stages, from the checkpoint where the run is resumed; returns what it holds and the seconds spent."""
     import keras
 
     from training.callbacks import Checkpoint, EpochProgress
 
-    options = job.options
-    checkpoint = Checkpoint(run.checkpoint, options.patience)
-    first = checkpoint.restore(model) if run.resumed else 0
+    pipeline, stages = job.pipeline, job.pipeline.stages(job.options)
+    most = sum(stage.options.epochs for stage in stages)
+    checkpoint = Checkpoint(run.checkpoint, job.options.patience)
     if run.resumed:
-        console.print(f"resuming after epoch {first} of at most {options.epochs}")
-    tensorboard = keras.callbacks.TensorBoard(run.tensorboard, write_graph=False)
-    start = options.epochs if checkpoint.exhausted else first
-    progress = EpochProgress(console, options.epochs, first)
-    moving = schedule_callbacks(options, len(training), checkpoint.history)
-    callbacks = [checkpoint, tensorboard, progress, *moving]
+        checkpoint.read()
+        console.print(f"resuming after epoch {len(checkpoint.history)} of at most {most}")
+    done = len(checkpoint.history)
+    progress = EpochProgress(console, most, done)
     try:
         with progress:
-            job.pipeline.fit(model, training, validation, options, callbacks, start)
+            for index in range(max(checkpoint.stage, 0), len(stages)):
+                options = stages[index].options
+                if index:
+                    checkpoint.use(model, index - 1)
+                    pipeline.begin(model, training, options)
+                first = checkpoint.enter(model, index)
+                if first >= options.epochs or checkpoint.exhausted:
+                    continue
+                folder = run.tensorboard / stages[index].name if len(stages) > 1 else run.tensorboard
+                tensorboard = keras.callbacks.TensorBoard(folder, write_graph=False)
+                moving = schedule_callbacks(options, len(training), checkpoint.histories[index])
+                callbacks = [checkpoint, tensorboard, progress, *moving]
+                pipeline.fit(model, training, validation, options, callbacks, first)
     except KeyboardInterrupt:
         raise Interrupted(run, len(checkpoint.history)) from None
     if checkpoint.history:
-        best = checkpoint.history[checkpoint.best_epoch]
+        stage = checkpoint.best_stage
+        epoch = checkpoint.best_epoch(stage)
+        where = f" of {stages[stage].name}" if len(stages) > 1 else ""
         console.print(
-            f"trained {len(checkpoint.history) - first} epochs in {progress.seconds:.1f} s; "
-            f"best validation loss {best['val_loss']:.4g} in epoch {checkpoint.best_epoch + 1}"
+            f"trained {len(checkpoint.history) - done} epochs in {progress.seconds:.1f} s; "
+            f"best validation loss {checkpoint.histories[stage][epoch]['val_loss']:.4g} in epoch {epoch + 1}{where}"
         )
-    return checkpoint.history, progress.seconds
+    return checkpoint, progress.seconds

@@ -152,7 +152,8 @@ def fitted(options: GradientOptions, path: Path, epochs: int) -> list[dict[str, 
     random = np.random.default_rng(0)
     rows, targets = random.normal(size=(ROWS, 3)).astype(np.float32), random.normal(size=(ROWS, 1)).astype(np.float32)
     model, checkpoint = network(options), Checkpoint(path, patience=100)
-    first = checkpoint.restore(model)
+    checkpoint.read()
+    first = checkpoint.enter(model, stage=0)
     model.fit(
         rows,
         targets,
@@ -161,7 +162,7 @@ def fitted(options: GradientOptions, path: Path, epochs: int) -> list[dict[str, 
         epochs=epochs,
         initial_epoch=first,
         shuffle=False,
-        callbacks=[checkpoint, *schedule_callbacks(options, ROWS, checkpoint.history)],
+        callbacks=[checkpoint, *schedule_callbacks(options, ROWS, checkpoint.histories[0])],
         verbose=0,
     )
     return checkpoint.history
