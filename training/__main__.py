@@ -47,7 +47,12 @@ def train(
         Path | None,
         typer.Option(help="File or folder to train on; without it, the family's own data set, which needs no network."),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Column to predict, by name or index.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Column to predict, by name or index; folder: where the files of a batch job over pictures lay."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set an option of the family; repeatable.")
     ] = None,

@@ -37,7 +37,7 @@ def choose_columns(format_: Format, wanted: Wanted, columns: Callable[[], Mappin
         raise _missing((wanted.key,), found)
     source = Source(format_, wanted.kind, root, (), wanted.key)
     if wanted.kind in {"tabular", "tensors"}:
-        chosen = wanted.names if found else ()
+        chosen = tuple(dict.fromkeys(_holder(name, found) for name in wanted.names)) if found else ()
     elif wanted.kind == "series" and all(name in found for name in wanted.names) and wanted.column is None:
         chosen = wanted.names
         if format_ == "csv" or not all(_holds_many(found[name]) for name in chosen):
@@ -51,6 +51,18 @@ def choose_columns(format_: Format, wanted: Wanted, columns: Callable[[], Mappin
     if missing or (not chosen and found):
         raise _missing(missing or wanted.names, found)
     return Source(source.format, source.kind, root, chosen, wanted.key)
+
+
+def element(name: str) -> tuple[str, int] | None:
+    """The column of vectors and the place in it that a name such as `features_3` means; None for any other name."""
+    column, _, index = name.rpartition("_")
+    return (column, int(index)) if column and index.isascii() and index.isdigit() else None
+
+
+def _holder(name: str, found: Mapping[str, Any]) -> str:
+    """The column that holds what a model calls `name`: of that name, or the vector that it is an element of."""
+    part = element(name)
+    return part[0] if name not in found and part and _holds_many(found.get(part[0])) else name
 
 
 def _single(wanted: Wanted, found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
+from services.batch.columns import element
 from services.batch.job import Shard, Source, StageSeconds
 from services.batch.storage import file_system
 from services.batch.tables import (
@@ -196,7 +197,24 @@ def _record(source: Source, encoder: Encoder, row: Row) -> Any:
         return {encoder.names[0]: row[first], **{name: row.get(name) for name in options}}
     if source.columns == encoder.names:
         return {name: row[name] for name in source.columns}
+    if source.kind == "tabular" and source.columns:
+        return _with_elements(encoder.names, row)
     return row[source.columns[0]] if source.columns else row
+
+
+def _with_elements(names: Sequence[str], row: dict[str, Any]) -> Any:
+    """A row by column name, where some names mean elements of its vectors."""
+    record = {}
+    for name in names:
+        column, index = (name, -1) if name in row else element(name) or (name, -1)
+        value = row.get(column)
+        if index >= 0:
+            if not isinstance(value, list) or index >= len(value):
+                found = f"{len(value)} numbers" if isinstance(value, list) else "none"
+                return Bad(f"column {column!r}: expected a vector of at least {index + 1} numbers. Received: {found}.")
+            value = value[index]
+        record[name] = value
+    return record
 
 
 def _windows(steps: list[Any], window: int) -> list[Any]:

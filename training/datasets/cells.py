@@ -11,24 +11,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from services.errors import DataError
 from training.datasets.npz import open_npz
+from training.datasets.parquet import column_names, parts_of, read_parquet
 from training.datasets.places import Places
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Columns = dict[str, np.ndarray]
 
-FORMATS = ".csv, .tsv, .txt (separated by comma, semicolon, tab, bar or white space), .parquet, .npz"
-PARQUET = (".parquet", ".pq")
+FORMATS = (
+    ".csv, .tsv, .txt (separated by comma, semicolon, tab, bar or white space), .parquet or a folder of them, .npz"
+)
 _SEPARATORS = ("\t", ";", ",", "|")
 _QUOTED = re.compile(r'"[^"]*"')
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a"})
+_LISTED = 20
 _MOSTLY = 0.8
 """From this share of numbers on, a column's other cells are taken for mistakes."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
@@ -57,22 +56,23 @@ def is_missing(cell: str) -> bool:
     return cell.strip().lower() in _MISSING
 
 
-def read_columns(path: Path, categorical: Sequence[str] = ()) -> tuple[Columns, Places]:
-    """All columns of a table file by name, and where the rows lie in it.
+def read_columns(path: Path, categorical: Sequence[str] = (), drop: Sequence[str] = ()) -> tuple[Columns, Places]:
+    """All columns of a table file by name, but those in `drop`, and where the rows lie in it.
 
     Columns in `categorical` stay text even where every cell is a number. A white-space separated file whose first line
     holds numbers alone has no header: its columns are named by the UCR archive's custom, `class` first, then `x1`, `x2`
     and so on. Raises DataError naming the file and the place in it.
     """
+    if parts_of(path):
+        whole = [name for name in drop if name in column_names(path)]
+        columns = read_parquet(path, tuple(categorical), tuple(whole))
+        return _without(path, columns, [name for name in drop if name not in whole]), Places()
     check_file(path)
-    if path.suffix.lower() in PARQUET:
-        return _parquet(path, categorical), Places()
     if path.suffix.lower() == ".npz":
-        return _npz(path), Places()
+        return _without(path, _npz(path), drop), Places()
     cells = read_cells(path)
-    return {name: _column(path, name, column, cells, text=name in categorical) for name, column in cells.columns()}, (
-        cells.places
-    )
+    columns = {name: _column(path, name, column, cells, text=name in categorical) for name, column in cells.columns()}
+    return _without(path, columns, drop), cells.places
 
 
 def check_file(path: Path) -> None:
@@ -83,6 +83,23 @@ def check_file(path: Path) -> None:
         )
     if path.stat().st_size == 0:
         raise DataError(f"{path.name}: expected a header and rows. Found an empty file.")
+
+
+def _without(path: Path, columns: Columns, drop: Sequence[str]) -> Columns:
+    check_known(path, columns, drop)
+    return {name: column for name, column in columns.items() if name not in drop}
+
+
+def check_known(path: Path, columns: Columns, names: Sequence[str]) -> None:
+    """Raise DataError for a name that no column has."""
+    for name in names:
+        if name not in columns:
+            raise DataError(f"{path.name}: expected columns out of {listed(list(columns))}. Received {name!r}.")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first twenty names, and how many more there are."""
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
 
 
 def read_cells(path: Path) -> Cells:
@@ -196,43 +213,6 @@ def _float(text: str) -> float | None:
     except ValueError:
         return None
     return value if np.isfinite(value) else None
-
-
-def _parquet(path: Path, categorical: Sequence[str]) -> Columns:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path.name}: expected a Parquet file. Found: {str(error).splitlines()[0]}") from error
-    _check_unique(path, table.column_names)
-    if not table.num_rows:
-        raise DataError(f"{path.name}: expected rows. Found none.")
-    frame = table.to_pandas()
-    return {str(name): _series(path, str(name), frame[name], str(name) in categorical) for name in frame.columns}
-
-
-def _series(path: Path, name: str, series: "pd.Series[Any]", text: bool) -> np.ndarray:
-    from pandas.api import types
-
-    if types.is_numeric_dtype(series.dtype) and not text:
-        values = series.to_numpy(dtype=np.float64, na_value=np.nan)
-        if np.isinf(values).any():
-            row = int(np.argmax(np.isinf(values))) + 1
-            raise DataError(
-                f"{path.name}, row {row}, column {name!r}: expected a finite number. Found {values[row - 1]}."
-            )
-        return values
-    missing = series.isna().to_numpy()
-    cells = [None if gone else value for gone, value in zip(missing, series.tolist(), strict=True)]
-    for row, value in enumerate(cells, start=1):
-        if value is not None and not isinstance(value, str | int | float | bool):
-            raise DataError(
-                f"{path.name}, row {row}, column {name!r}: expected a number or a text. "
-                f"Found {type(value).__name__}. Leave the column out with --set drop={name}, or convert it."
-            )
-    return np.array([None if value is None else str(value) for value in cells], dtype=object)
 
 
 def _npz(path: Path) -> Columns:

@@ -68,15 +68,22 @@ class Images:
         """What a processor makes of the pictures. Raises DataError that names every file which is no whole picture."""
         if isinstance(self.images, np.ndarray) or not len(self):
             return processor.encode(self.images)
-        encoded, faults = [], []
-        for image in self.images:
+        encoded: dict[str, np.ndarray] = {}
+        faults = []
+        for index, image in enumerate(self.images):
             try:
-                encoded.append(processor.encode([image]))
+                tensors = processor.encode([image])
             except DataError as error:
                 record = f"record 0 ({image.name})" if isinstance(image, Path) else ""
                 faults.append(str(error).replace(record, str(image)) if record else str(error))
+                continue
+            for name, rows in tensors.items():
+                if name not in encoded:
+                    # One array for all: thousands of large pictures are not held twice.
+                    encoded[name] = np.empty((len(self), *rows.shape[1:]), rows.dtype)
+                encoded[name][index] = rows[0]
         _raise(faults)
-        return {name: np.concatenate([tensors[name] for tensors in encoded]) for name in encoded[0]}
+        return encoded
 
 
 def load_classes(path: Path) -> Loaded[Images]:

@@ -16,7 +16,8 @@ import numpy as np
 
 from services.errors import DataError
 from services.manifest import sha256
-from training.datasets.cells import PARQUET, check_file, is_missing, read_cells
+from training.datasets.cells import check_file, is_missing, read_cells
+from training.datasets.parquet import SUFFIXES
 from training.datasets.places import Places
 from training.pipeline import Loaded
 
@@ -205,7 +206,7 @@ def _read_table(path: Path) -> "tuple[pd.DataFrame, Places]":
     import pandas as pd
 
     check_file(path)
-    if path.suffix.lower() in PARQUET:
+    if path.suffix.lower() in SUFFIXES:
         try:
             table, places = pd.read_parquet(path), Places()
         except (ValueError, OSError) as error:

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,8 +11,10 @@ import numpy as np
 
 from services.errors import DataError
 from services.manifest import sha256
-from training.datasets.cells import Columns, read_columns
+from training.datasets.cells import Columns, check_known, listed, read_columns
 from training.datasets.classes import check_classes
+from training.datasets.images import hash_tree
+from training.datasets.parquet import parts_of, vector_elements
 from training.datasets.places import Places
 from training.pipeline import Loaded, Source
 
@@ -22,7 +24,7 @@ Constant = Literal["error", "drop"]
 _log = logging.getLogger(__name__)
 
 MIN_ROWS = 10
-_LISTED = 20
+_MANY_LABELS = 20
 _MOST_DISTINCT = 0.5
 _FEW_CATEGORIES = 50
 
@@ -64,9 +66,8 @@ def load_table(
     path = source.path
     if path is None:
         raise ValueError("load_table reads files: the default data is the family's")
-    columns, places = read_columns(path, categorical)
-    _known(path, columns, (*categorical, *drop))
-    columns = {name: column for name, column in columns.items() if name not in drop}
+    columns, places = read_columns(path, categorical, drop)
+    check_known(path, columns, categorical)
     name = _target_name(path, source.target, columns, kind)
     target = None if name is None else columns.pop(name)
     if not columns:
@@ -74,11 +75,11 @@ def load_table(
     rows = len(next(iter(columns.values())))
     if rows < MIN_ROWS:
         raise DataError(f"{path.name}: expected at least {MIN_ROWS} rows. Found {rows}.")
-    columns = _varying(path.name, columns, constant)
+    columns = _varying(path.name, columns, constant, vector_elements(path))
     for column, values in columns.items():
         _check_feature(path.name, column, values)
     if target is None or name is None:
-        return Loaded(Table(columns), path.name, sha256(path))
+        return Loaded(Table(columns), path.name, _digest(path))
     _check_present(path.name, name, target, places)
     if kind == "number":
         table = Table(columns, numbers(path.name, name, target, places))
@@ -91,7 +92,7 @@ def load_table(
             raise DataError(
                 f"{path.name}, column {name!r}: expected at least two classes. Found only {table.labels[0]!r}."
             )
-    return Loaded(table, path.name, sha256(path))
+    return Loaded(table, path.name, _digest(path))
 
 
 def bundled(
@@ -137,31 +138,34 @@ def _target_name(path: Path, wanted: str | None, columns: Columns, kind: TargetK
             return "class"
         if kind == "optional class":
             return None
-        raise DataError(f"{path.name}: expected --target, one of {_listed(names)}. Received none.")
+        raise DataError(f"{path.name}: expected --target, one of {listed(names)}. Received none.")
     if wanted in columns:
         return wanted
     if wanted.lstrip("-").isdecimal() and -len(names) <= int(wanted) < len(names):
         return names[int(wanted)]
-    raise DataError(f"{path.name}: expected a target out of the columns {_listed(names)}. Received {wanted!r}.")
+    raise DataError(f"{path.name}: expected a target out of the columns {listed(names)}. Received {wanted!r}.")
 
 
-def _known(path: Path, columns: Columns, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in columns:
-            raise DataError(f"{path.name}: expected columns out of {_listed(list(columns))}. Received {name!r}.")
+def _digest(path: Path) -> str:
+    """One SHA-256 of what was read: a file, or the parts of a folder."""
+    return sha256(path) if path.is_file() else hash_tree(path, parts_of(path))
 
 
-def _varying(file: str, columns: Columns, constant: Constant) -> Columns:
-    """The columns that hold more than one value, a missing one counted. Raises DataError that lists all the others."""
+def _varying(file: str, columns: Columns, constant: Constant, elements: Collection[str]) -> Columns:
+    """The columns that hold more than one value, a missing one counted.
+
+    Of vectors, whose `elements` nobody chose singly, constant ones are left out. Raises DataError that lists all the others.
+    """
     steady = [name for name, values in columns.items() if _is_constant(values)]
     if not steady:
         return columns
-    if constant == "drop":
-        _log.warning("%s: left out the constant columns %s", file, _listed(steady))
+    if constant == "drop" or all(name in elements for name in steady):
+        _log.warning("%s: left out the constant columns %s", file, listed(steady))
         kept = {name: values for name, values in columns.items() if name not in steady}
         if not kept:
             raise DataError(f"{file}: expected a column that varies beside the target. Found none.")
         return kept
+    steady = [name for name in steady if name not in elements]
     value = columns[steady[0]][0]
     found = f"{value:g}" if isinstance(value, float) else repr(value)
     plural = f"{len(steady)} columns that hold" if len(steady) > 1 else "a column that holds"
@@ -186,7 +190,7 @@ def _indices(table: Table) -> np.ndarray:
 
 
 def _regression_hint(target: np.ndarray, labels: Sequence[str]) -> str:
-    many = target.dtype != object and len(labels) > _LISTED
+    many = target.dtype != object and len(labels) > _MANY_LABELS
     return " To predict a number, use the family regressor." if many else ""
 
 
@@ -217,7 +221,3 @@ def _check_present(file: str, name: str, target: np.ndarray, places: Places) -> 
             f"{file}, column {name!r}: expected a target in every row. Found none in {len(rows)} of {len(target)} rows: "
             f"{places.listed(rows)}."
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
