@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from services.errors import CornetError, ParityError
+from services.errors import ParityError, Unavailable
 from services.launch import ServerProcess
 from services.parity import compare, read_samples, tolerance_for
 from services.processing import Processor, load_processor
@@ -25,7 +25,7 @@ from services.processing.answers import decode
 from services.tensors import DEFAULT_SIGNATURE
 from training.demo_clients import Clients, payload_of
 from training.environment import show_warnings
-from training.options import parse
+from training.options import options_of, parse
 from training.pipeline import Pipeline, Source
 from training.pipelines import pipelines
 from training.runner import Job, Outcome, train
@@ -35,6 +35,7 @@ SETTINGS = {
     "autoencoder": ["epochs=60"],
     "classifier": ["epochs=40"],
     "cnn": ["epochs=20"],
+    "finetune": ["backbone=mobilenetv3-small", "height=32", "width=32", "epochs=10", "fine_epochs=3"],
     "lstm": ["epochs=25"],
     "rbm": ["epochs=10"],
     "regressor": ["epochs=60"],
@@ -99,11 +100,11 @@ def _train(pipeline: Pipeline, console: Console) -> Trained:
     settings = SETTINGS.get(pipeline.family, ["epochs=3"])
     try:
         outcome = _run(pipeline, settings, console)
-    except CornetError as error:
-        if pipeline.family != "vgg16":
+    except Unavailable as error:
+        if not any(option.name == "weights" for option in options_of(pipeline.options)):
             raise
         console.print(
-            f"{error}\nGoing on with --weights random: features without meaning, the same path.", soft_wrap=True
+            f"{error}\nGoing on with --weights random: a base without knowledge, the same path.", soft_wrap=True
         )
         settings = [*settings, "weights=random"]
         outcome = _run(pipeline, settings, console)

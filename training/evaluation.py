@@ -61,6 +61,13 @@ def classifier_baseline(name: str, fitted: Any, rows: Any, test: Examples) -> Ba
     return Baseline(name, classification_metrics(probabilities, test.targets, test.labels))
 
 
+def balanced_weights(targets: np.ndarray) -> np.ndarray:
+    """A weight f32 per row by which every class weighs the same in sum, and a row 1 on average."""
+    counts = np.bincount(targets)
+    weights = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return np.asarray(weights[targets], np.float32)
+
+
 def regression_metrics(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """Root mean square error and mean absolute error in the target's units, and R squared. Any equal shapes."""
     from sklearn.metrics import r2_score

@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from services.errors import DataError, InvalidArgument, Unavailable
 from services.manifest import sha256
+from training.backbones import Backbone, check_size
 
 if TYPE_CHECKING:
     import keras
@@ -40,36 +41,81 @@ def base_weights(weights: str) -> str:
     return weights if weights in (IMAGENET, RANDOM) else f"sha256:{sha256(Path(weights))}"
 
 
-def vgg16(height: int, width: int, weights: str) -> "keras.Model":
-    """`keras.applications.VGG16` without its classifier, for f32 `[B, height, width, 3]`, BGR with the mean taken off.
+def load_backbone(backbone: Backbone, height: int, width: int, weights: str) -> "keras.Model":
+    """The network of `keras.applications` without its classifier, for f32 `[B, height, width, 3]`, preprocessed.
 
-    Raises Unavailable where ImageNet's weights cannot be downloaded and DataError where a file does not hold VGG16's.
+    Raises InvalidArgument for a picture smaller than the network takes, Unavailable where ImageNet's weights cannot be
+    downloaded and DataError where a file does not hold this network's.
     """
-    import keras
-
     check_weights(weights)
+    check_size(backbone, height=height, width=width)
     shape = (height, width, 3)
     if weights == IMAGENET:
-        return _imagenet(shape)
-    model = keras.applications.VGG16(include_top=False, weights=None, input_shape=shape)
+        return _imagenet(backbone, shape)
+    model = _constructor(backbone)(include_top=False, weights=None, input_shape=shape)
     if weights == RANDOM:
-        _log.warning("vgg16: random weights, as asked for: the features carry no knowledge of pictures")
+        _log.warning("%s: random weights, as asked for: its features carry no knowledge of pictures", backbone.name)
         return model
-    _read(model, Path(weights))
+    _read(model, backbone, Path(weights))
     return model
 
 
-def _imagenet(shape: tuple[int, int, int]) -> "keras.Model":
+def settle(base: "keras.Model", pixels: Any) -> None:
+    """Give every batch normalisation the statistics of `pixels`, f32 `[B,H,W,3]`, preprocessed.
+
+    Random weights have none, and without them the signal fades from layer to layer: a frozen base would answer all alike.
+    """
     import keras
 
+    layers = [layer for layer in _leaves(base) if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    base(pixels, training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def unfreeze(base: "keras.Model", layers: int) -> None:
+    """Let the last `layers` that have a kernel learn, and what lies between and after; batch normalisation never does."""
+    import keras
+
+    leaves = _leaves(base)
+    with_kernel = [index for index, layer in enumerate(leaves) if _has_kernel(layer)]
+    first = with_kernel[-layers] if layers else len(leaves)
+    base.trainable = True
+    for index, layer in enumerate(leaves):
+        layer.trainable = index >= first and not isinstance(layer, keras.layers.BatchNormalization)
+
+
+def check_unfreeze(base: "keras.Model", backbone: Backbone, layers: int) -> None:
+    """Raise InvalidArgument where the network has fewer layers with a kernel."""
+    known = sum(map(_has_kernel, _leaves(base)))
+    if layers > known:
+        raise InvalidArgument(
+            f"Option unfreeze: expected at most {known}, the layers of {backbone.name} with a kernel. Received: {layers}."
+        )
+
+
+def _has_kernel(layer: "keras.layers.Layer") -> bool:
+    return any(len(weight.shape) > 1 for weight in layer.weights)
+
+
+def _constructor(backbone: Backbone) -> Any:
+    import keras
+
+    return getattr(keras.applications, backbone.constructor)
+
+
+def _imagenet(backbone: Backbone, shape: tuple[int, int, int]) -> "keras.Model":
     try:
         with _impatient():
-            return keras.applications.VGG16(include_top=False, weights=IMAGENET, input_shape=shape)
+            return _constructor(backbone)(include_top=False, weights=IMAGENET, input_shape=shape)
     except Exception as error:  # keras raises bare Exception for a failed download
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Unavailable(
-            f"ImageNet's weights for VGG16 could not be downloaded: {reason}. Expected a network, or "
-            "--set weights=FILE (a .weights.h5, .h5 or .keras file), or --set weights=random for features without meaning."
+            f"ImageNet's weights for {backbone.constructor} could not be downloaded: {reason}. Expected a network, or "
+            "--set weights=FILE (a .weights.h5, .h5 or .keras file), or --set weights=random for a base without knowledge."
         ) from error
 
 
@@ -84,54 +130,58 @@ def _impatient() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _read(model: "keras.Model", path: Path) -> None:
-    """Put a file's weights into the model. What the file has on top of VGG16's convolutions is passed over."""
-    import keras
-
+def _read(model: "keras.Model", backbone: Backbone, path: Path) -> None:
+    """Put a file's weights into the model. What the file has before and after the network's own layers is passed over."""
     try:
-        if path.suffix == ".keras":
-            _copy_by_name(keras.models.load_model(path, compile=False), model, path)
-        elif path.name.endswith(".weights.h5"):
+        if path.name.endswith(".weights.h5"):
             with warnings.catch_warnings():
                 # Keras only warns of layers the file lacks, and leaves them as they were made.
                 warnings.filterwarnings("error", "Skipping", UserWarning)
                 model.load_weights(path)
         else:
-            _read_legacy(model, path)
+            _transfer(_arrays_of(path), model)
     except (ValueError, OSError, KeyError, TypeError, UserWarning) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise DataError(f"{path.name}: expected the weights of VGG16. Received: {reason}.") from error
+        raise DataError(f"{path.name}: expected the weights of {backbone.constructor}. Received: {reason}.") from error
     for layer in model.layers:
         if not all(np.isfinite(values).all() for values in layer.get_weights()):
             raise DataError(f"{path.name}: expected finite weights. Received: others in layer {layer.name}.")
 
 
-def _read_legacy(model: "keras.Model", path: Path) -> None:
-    """An .h5 file as Keras 2 wrote it (weights alone or a whole model), by the names of its layers."""
+def _arrays_of(path: Path) -> list[np.ndarray]:
+    """All weights of a .keras file's model, or of an .h5 file as Keras 2 wrote it, layer by layer."""
     import h5py  # type: ignore[import-untyped]  # h5py ships no types
+    import keras
 
+    if path.suffix == ".keras":
+        loaded = keras.models.load_model(path, compile=False)
+        return [values for layer in _leaves(loaded) for values in layer.get_weights()]
     with h5py.File(path, "r") as file:
         group = file.get("model_weights", file)
-        _check_names(path, {str(name) for name in group}, model)
-    model.load_weights(path, by_name=True)
+        layers = [group[_text(name)] for name in group.attrs["layer_names"]]
+        return [layer[_text(name)][()] for layer in layers for name in layer.attrs["weight_names"]]
 
 
-def _copy_by_name(source: "keras.Model", model: "keras.Model", path: Path) -> None:
-    found = {layer.name: layer for layer in _all_layers(source)}
-    _check_names(path, set(found), model)
-    for layer in model.layers:
-        if layer.weights:
-            layer.set_weights(found[layer.name].get_weights())
+def _transfer(found: list[np.ndarray], model: "keras.Model") -> None:
+    """Give the model the first run of arrays that have its weights' shapes, in order.
+
+    Names are no help: Keras numbers layers through a whole process, and networks leave the naming to it. Raises ValueError.
+    """
+    leaves = _leaves(model)
+    wanted = [tuple(weight.shape) for layer in leaves for weight in layer.weights]
+    shapes = [values.shape for values in found]
+    starts = (start for start in range(len(shapes) - len(wanted) + 1) if shapes[start : start + len(wanted)] == wanted)
+    if (start := next(starts, None)) is None:
+        raise ValueError(f"{len(shapes)} arrays, among which its {len(wanted)} are not")
+    values = iter(found[start:])
+    for layer in leaves:
+        layer.set_weights([next(values) for _ in layer.weights])
 
 
-def _check_names(path: Path, found: set[str], model: "keras.Model") -> None:
-    missing = [layer.name for layer in model.layers if layer.weights and layer.name not in found]
-    if missing:
-        raise DataError(f"{path.name}: expected VGG16's layers. Found no {', '.join(missing)}.")
+def _leaves(model: "keras.Model") -> list["keras.layers.Layer"]:
+    """The layers of a model in order, those of models inside it in the place of these."""
+    return [leaf for layer in model.layers for leaf in (_leaves(layer) if hasattr(layer, "layers") else [layer])]
 
 
-def _all_layers(model: "keras.Model") -> Iterator["keras.layers.Layer"]:
-    for layer in model.layers:
-        yield layer
-        if hasattr(layer, "layers"):
-            yield from _all_layers(layer)
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name

@@ -8,7 +8,7 @@ import numpy as np
 from services.processing import Processor
 from services.tensors import BY_NAME, DYNAMIC, TensorSpec
 from training.datasets.tables import Table, bundled, load_table
-from training.evaluation import classification_metrics, classifier_baseline, confusion_plot
+from training.evaluation import balanced_weights, classification_metrics, classifier_baseline, confusion_plot
 from training.optimization import optimizer
 from training.pipeline import Arrays, Baseline, Examples, Loaded, Plot, ServingModel, Source, Split
 from training.splits import cut, stratified_split
@@ -64,9 +64,7 @@ class Classifier(TabularPipeline[ClassifierOptions]):
         examples = super().examples(data, processor, options)
         if options.class_weights == "none":
             return examples
-        counts = np.bincount(examples.targets, minlength=len(data.labels))
-        weights = len(data) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-        return replace(examples, weights=weights[examples.targets].astype(np.float32))
+        return replace(examples, weights=balanced_weights(examples.targets))
 
     def build(self, train: Examples, processor: Processor, options: ClassifierOptions) -> "keras.Model":
         import keras

@@ -1,6 +1,5 @@
 """Image classes: a small convolutional network on raw pixels."""
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,9 +9,10 @@ from services.errors import InvalidArgument
 from services.processing import Processor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.datasets.images import Images, digits, fit_image_processor, load_classes
-from training.evaluation import classification_metrics, classifier_baseline, confusion_plot, new_figure
+from training.evaluation import classification_metrics, confusion_plot
 from training.optimization import SCHEDULES, GradientOptions, ScheduleName, optimizer
 from training.options import Bounds, Search
+from training.pictures import augmentation, mistakes, pixel_baseline
 from training.pipeline import (
     Arrays,
     Baseline,
@@ -28,9 +28,6 @@ from training.splits import cut, stratified_split
 
 if TYPE_CHECKING:
     import keras
-
-_BASELINE_SIDE = 16
-_MISTAKES_SHOWN = 15
 
 
 @dataclass(frozen=True)
@@ -114,9 +111,8 @@ class Cnn(Pipeline[Images, Options]):
         image = keras.Input(train.inputs["image"].shape[1:], dtype="uint8", name="image")
         pixels = layers.Rescaling(1.0 / 255.0, name="scaling")(image)
         if options.augment:
-            pixels = layers.RandomTranslation(0.08, 0.08, fill_mode="nearest", seed=options.seed)(pixels)
-            pixels = layers.RandomRotation(0.03, fill_mode="nearest", seed=options.seed + 1)(pixels)
-            pixels = layers.RandomZoom(0.08, fill_mode="nearest", seed=options.seed + 2)(pixels)
+            for layer in augmentation(options.seed):
+                pixels = layer(pixels)
         network = keras.Sequential(_layers(len(train.labels), options), name="network")
         model = keras.Model({"image": image}, network(pixels), name=self.family)
         model.compile(
@@ -144,18 +140,11 @@ class Cnn(Pipeline[Images, Options]):
         return classification_metrics(outputs["probabilities"], test.targets, test.labels)
 
     def baseline(self, train: Examples, test: Examples, options: Options) -> Baseline:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-
-        linear = LogisticRegression(max_iter=100, tol=1e-3)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            linear.fit(_thumbnails(train.inputs["image"]), train.targets)
-        return classifier_baseline("logistic regression on pixels", linear, _thumbnails(test.inputs["image"]), test)
+        return pixel_baseline(train, test)
 
     def figures(self, outputs: Arrays, test: Examples, serving: ServingModel, options: Options) -> list[Plot]:
         probabilities = outputs["probabilities"]
-        return [confusion_plot(probabilities, test.targets, test.labels), *_mistakes(probabilities, test)]
+        return [confusion_plot(probabilities, test.targets, test.labels), *mistakes(probabilities, test)]
 
 
 def _layers(classes: int, options: Options) -> list[Any]:
@@ -177,33 +166,6 @@ def _layers(classes: int, options: Options) -> list[Any]:
         layers.Dropout(options.dropout, seed=options.seed + 4),
         layers.Dense(classes, activation="softmax"),
     ]
-
-
-def _thumbnails(images: np.ndarray) -> np.ndarray:
-    """Pictures as rows of values in 0..1, averaged down to 16 pixels a side or a little more."""
-    rows, height, width, channels = images.shape
-    tall, wide = max(1, height // _BASELINE_SIDE), max(1, width // _BASELINE_SIDE)
-    cut = images[:, : height // tall * tall, : width // wide * wide]
-    tiles = cut.reshape(rows, height // tall, tall, width // wide, wide, channels)
-    values: np.ndarray = tiles.mean(axis=(2, 4), dtype=np.float32).reshape(rows, -1) / 255.0
-    return values
-
-
-def _mistakes(probabilities: np.ndarray, test: Examples) -> list[Plot]:
-    """The pictures whose wrong answer was the most certain."""
-    answered = probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(answered != test.targets)
-    if not len(wrong):
-        return []
-    surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:_MISTAKES_SHOWN]
-    figure, grid = new_figure(width=7.5, height=5.0, nrows=3, ncols=5)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, row in zip(grid.flat, surest, strict=False):
-        axes.imshow(test.inputs["image"][row].squeeze(), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(f"{test.labels[test.targets[row]]} taken for {test.labels[answered[row]]}", fontsize=8)
-    caption = f"The surest of {len(wrong)} mistakes on {len(test)} held-out pictures."
-    return [Plot("Mistakes", caption, figure)]
 
 
 PIPELINE = Cnn()

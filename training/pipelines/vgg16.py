@@ -1,4 +1,4 @@
-"""Image features: VGG16 without its classifier. Nothing is trained here."""
+"""Image features: VGG16, or another backbone, without its classifier. Nothing is trained here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from services.manifest import BatchingHints
 from services.processing import Processor
 from services.processing.image import ImageProcessor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
+from training.backbones import Backbone, check_size, find_backbone
 from training.datasets.images import Images
 from training.datasets.probes import photographs, probe_folder
 from training.evaluation import new_figure
@@ -26,7 +27,7 @@ from training.pipeline import (
     Source,
     Split,
 )
-from training.pretrained import RANDOM, base_weights, check_weights, vgg16
+from training.pretrained import RANDOM, base_weights, check_weights, load_backbone
 
 if TYPE_CHECKING:
     import keras
@@ -42,23 +43,35 @@ class Options(CommonOptions):
     """imagenet (downloaded by Keras), the path of a .weights.h5, .h5 or .keras file, or random (features without meaning)."""
     pooling: Literal["avg", "max", "none"] = "avg"
     """How the last feature map becomes one vector; none: the map itself."""
-    height: Annotated[int, Bounds(32)] = 224
-    """Pixels."""
-    width: Annotated[int, Bounds(32)] = 224
-    """Pixels."""
+    backbone: str = "vgg16"
+    """A network of keras.applications, such as vgg16, resnet50, mobilenetv2 or convnext-tiny; an unknown one lists all."""
+    height: Annotated[int | None, Bounds(1)] = None
+    """Pixels; none: the backbone's own size, 224 for most."""
+    width: Annotated[int | None, Bounds(1)] = None
+    """Pixels; none: as for height."""
     probe_images: Annotated[int, Bounds(2)] = 10
     """Most pictures that the features and the export are tried on."""
 
+    @property
+    def network(self) -> Backbone:
+        return find_backbone(self.backbone)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that the model takes."""
+        return self.height or self.network.size, self.width or self.network.size
+
     def __post_init__(self) -> None:
+        check_size(self.network, height=self.height, width=self.width)
         check_weights(self.weights)
 
 
 class Vgg16(Pipeline[Images, Options]):
-    """VGG16's convolutions and a pooling; colour order and mean subtraction are in the graph."""
+    """A backbone's convolutions and a pooling; its own preprocessing is in the graph."""
 
     family = "vgg16"
     task = "image_features"
-    summary = "VGG16's pooled features, ImageNet weights; tried on two photographs of scikit-learn"
+    summary = "Pooled features of VGG16 or another backbone, ImageNet weights; tried on photographs of scikit-learn"
     options = Options
     primary_metric = "nearest_accuracy"
 
@@ -73,7 +86,8 @@ class Vgg16(Pipeline[Images, Options]):
         return Split(data.take(rows[:0]), data.take(rows[:0]), data)
 
     def fit_processor(self, train: Images, options: Options) -> Processor:
-        return ImageProcessor.fit(height=options.height, width=options.width, channels=3)
+        height, width = options.size
+        return ImageProcessor.fit(height=height, width=width, channels=3)
 
     def examples(self, data: Images, processor: Processor, options: Options) -> Examples:
         return Examples(processor.encode(data.images), data.targets, labels=data.labels)
@@ -82,10 +96,11 @@ class Vgg16(Pipeline[Images, Options]):
         import keras
         from keras import layers
 
-        from training.layers.image import CaffePreprocessing
+        from training.layers.image import Preprocessing
 
-        image = keras.Input((options.height, options.width, 3), dtype="uint8", name="image")
-        features = vgg16(options.height, options.width, options.weights)(CaffePreprocessing()(image))
+        image = keras.Input((*options.size, 3), dtype="uint8", name="image")
+        base = load_backbone(options.network, *options.size, options.weights)
+        features = base(Preprocessing(options.network.preprocessing)(image), training=False)
         if options.pooling != "none":
             pool = layers.GlobalAveragePooling2D if options.pooling == "avg" else layers.GlobalMaxPooling2D
             features = pool()(features)
@@ -108,7 +123,7 @@ class Vgg16(Pipeline[Images, Options]):
         self, model: "keras.Model", train: Examples, validation: Examples, processor: Processor, options: Options
     ) -> ServingModel:
         signature = Signature(
-            (TensorSpec("image", BY_NAME["uint8"], (DYNAMIC, options.height, options.width, 3)),),
+            (TensorSpec("image", BY_NAME["uint8"], (DYNAMIC, *options.size, 3)),),
             (TensorSpec("features", BY_NAME["float32"], (DYNAMIC, *model.output["features"].shape[1:])),),
         )
         return ServingModel(

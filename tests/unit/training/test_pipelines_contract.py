@@ -22,6 +22,7 @@ SIGNATURES: dict[str, tuple[dict[str, tuple[str, Shape]], dict[str, tuple[str, S
     "regressor": ({"features": ("float32", (-1, "F"))}, {"prediction": ("float32", (-1, 1))}),
     "classifier": ({"features": ("float32", (-1, "F"))}, {"probabilities": ("float32", (-1, "C"))}),
     "cnn": ({"image": ("uint8", (-1, "H", "W", "K"))}, {"probabilities": ("float32", (-1, "C"))}),
+    "finetune": ({"image": ("uint8", (-1, "H", "W", 3))}, {"probabilities": ("float32", (-1, "C"))}),
     "lstm": ({"window": ("float32", (-1, "T", "F"))}, {"forecast": ("float32", (-1, "H"))}),
     "transformer": ({"tokens": ("int32", (-1, -1))}, {"probabilities": ("float32", (-1, "C"))}),
     "autoencoder": (
@@ -37,7 +38,10 @@ SIGNATURES: dict[str, tuple[dict[str, tuple[str, Shape]], dict[str, tuple[str, S
 }
 """The README's table: a letter is an axis that is fixed by the data, equal wherever the letter stands."""
 
-CHOICES = {"vgg16": {"weights": "random"}}
+CHOICES = {
+    "finetune": {"weights": "random", "backbone": "mobilenetv3-small"},
+    "vgg16": {"weights": "random"},
+}
 """What a family cannot do without and has no default that works offline."""
 
 

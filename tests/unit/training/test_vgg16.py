@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.errors import DataError, InvalidArgument, Unavailable
+from services.errors import DataError, InvalidArgument
 from services.manifest import sha256
 from training import pretrained
+from training.backbones import find_backbone
 from training.environment import import_keras
 from training.options import parse
 from training.pipeline import ServingModel, Source
@@ -84,17 +85,6 @@ def test_features_are_keras_own_for_rgb_bytes(
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_what_a_weights_file_has_on_top_is_passed_over(
-    seeded: keras.Model, tmp_path: Path, pictures: np.ndarray
-) -> None:
-    whole = keras.applications.VGG16(weights=None, include_top=False, pooling="max", input_shape=(32, 32, 3))
-    whole.set_weights(seeded.get_weights())
-    path = tmp_path / "whole.weights.h5"
-    whole.save_weights(path)
-    loaded = pretrained.vgg16(32, 48, str(path))
-    np.testing.assert_array_equal(loaded(pictures.astype(np.float32)), seeded(pictures.astype(np.float32)))
-
-
 def test_a_weights_file_is_recorded_by_its_hash(weights: Path) -> None:
     assert serving_of(options(f"weights={weights}")).base_weights == f"sha256:{sha256(weights)}"
 
@@ -103,7 +93,7 @@ def test_a_whole_keras_model_gives_its_weights(seeded: keras.Model, tmp_path: Pa
     path = tmp_path / "model.keras"
     outer = keras.Sequential([keras.Input((64, 64, 3)), seeded, keras.layers.GlobalAveragePooling2D()])
     outer.save(path)
-    loaded = pretrained.vgg16(32, 48, str(path))
+    loaded = pretrained.load_backbone(find_backbone("vgg16"), 32, 48, str(path))
     np.testing.assert_array_equal(loaded(pictures.astype(np.float32)), seeded(pictures.astype(np.float32)))
 
 
@@ -111,7 +101,7 @@ def test_a_whole_keras_model_gives_its_weights(seeded: keras.Model, tmp_path: Pa
 def test_an_old_h5_file_gives_its_weights(seeded: keras.Model, tmp_path: Path, pictures: np.ndarray) -> None:
     path = tmp_path / "model.h5"
     seeded.save(path)
-    loaded = pretrained.vgg16(32, 48, str(path))
+    loaded = pretrained.load_backbone(find_backbone("vgg16"), 32, 48, str(path))
     np.testing.assert_array_equal(loaded(pictures.astype(np.float32)), seeded(pictures.astype(np.float32)))
 
 
@@ -120,8 +110,8 @@ def test_another_models_file_is_refused(tmp_path: Path, name: str) -> None:
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     path = tmp_path / name
     other.save_weights(path) if name.endswith(".h5") else other.save(path)
-    with pytest.raises(DataError, match=rf"{re.escape(name)}: expected (the weights of VGG16|VGG16's layers)"):
-        pretrained.vgg16(32, 48, str(path))
+    with pytest.raises(DataError, match=rf"{re.escape(name)}: expected the weights of VGG16"):
+        pretrained.load_backbone(find_backbone("vgg16"), 32, 48, str(path))
 
 
 @pytest.mark.parametrize("name", ["junk.keras", "junk.weights.h5", "junk.h5"])
@@ -129,7 +119,7 @@ def test_a_file_that_is_no_weights_file_is_refused(tmp_path: Path, name: str) ->
     path = tmp_path / name
     path.write_bytes(b"not weights at all")
     with pytest.raises(DataError, match=re.escape(name)):
-        pretrained.vgg16(32, 48, str(path))
+        pretrained.load_backbone(find_backbone("vgg16"), 32, 48, str(path))
 
 
 @pytest.mark.parametrize("weights", ["imagenot", "nowhere.weights.h5", "training/pretrained.py"])
@@ -147,13 +137,12 @@ def test_random_weights_are_seeded_and_marked(pictures: np.ndarray, caplog: pyte
     assert not np.allclose(answers[0], answers[2])
 
 
-def test_a_failed_download_names_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> keras.Model:
-        raise Exception("URL fetch failure on https://example.org: None -- no route")  # as keras does
-
-    monkeypatch.setattr(keras.applications, "VGG16", offline)
-    with pytest.raises(Unavailable, match=r"no route\. Expected a network, or --set weights=FILE .* weights=random"):
-        pretrained.vgg16(32, 48, "imagenet")
+def test_another_backbone_gives_features_of_its_own_width_and_size() -> None:
+    chosen = parse(Options, ["backbone=MobileNet", "weights=random", "probe_images=2"])
+    serving = serving_of(chosen)
+    assert serving.signature.inputs[0].shape == (-1, 224, 224, 3)
+    assert serving.signature.outputs[0].shape == (-1, 1024)
+    assert parse(Options, ["backbone=inceptionv3"]).size == (299, 299)
 
 
 def test_probes_of_a_users_folder_are_judged_by_their_neighbours(tmp_path: Path) -> None:
