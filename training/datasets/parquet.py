@@ -62,24 +62,27 @@ def read_parquet(path: Path, categorical: tuple[str, ...] = (), drop: tuple[str,
 
 def column_names(path: Path) -> list[str]:
     """The columns of a Parquet file or folder as it has them, vectors unexpanded."""
+    return list(_schema(path).names)
+
+
+def is_element(path: Path, name: str) -> bool:
+    """Whether `read_parquet` makes the column of that name of a vector; no other file has any."""
+    if not parts_of(path):
+        return False
+    schema = _schema(path)
+    vector, _, index = name.rpartition("_")
+    return name not in schema.names and index.isdigit() and vector in schema.names
+
+
+def _schema(path: Path) -> "pa.Schema":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     part = parts_of(path)[0]
     try:
-        return list(pq.read_schema(part).names)
+        return pq.read_schema(part)
     except (pa.ArrowInvalid, OSError) as error:
         raise _no_parquet(part, error) from error
-
-
-def vector_elements(path: Path) -> frozenset[str]:
-    """Names of the columns that `read_parquet` makes of vectors; none for another file."""
-    parts = parts_of(path)
-    if not parts:
-        return frozenset()
-    table = _read(parts[0])
-    lists = [field.name for field in table.schema if _is_list(field.type)]
-    return frozenset(name for column in lists for name in _elements(path, column, table.column(column)))
 
 
 def _table(path: Path, drop: tuple[str, ...]) -> "pa.Table":

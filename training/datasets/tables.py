@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from services.manifest import sha256
 from training.datasets.cells import Columns, check_known, listed, read_columns
 from training.datasets.classes import check_classes
 from training.datasets.images import hash_tree
-from training.datasets.parquet import parts_of, vector_elements
+from training.datasets.parquet import is_element, parts_of
 from training.datasets.places import Places
 from training.pipeline import Loaded, Source
 
@@ -75,7 +75,7 @@ def load_table(
     rows = len(next(iter(columns.values())))
     if rows < MIN_ROWS:
         raise DataError(f"{path.name}: expected at least {MIN_ROWS} rows. Found {rows}.")
-    columns = _varying(path.name, columns, constant, vector_elements(path))
+    columns = _varying(path, columns, constant)
     for column, values in columns.items():
         _check_feature(path.name, column, values)
     if target is None or name is None:
@@ -151,21 +151,23 @@ def _digest(path: Path) -> str:
     return sha256(path) if path.is_file() else hash_tree(path, parts_of(path))
 
 
-def _varying(file: str, columns: Columns, constant: Constant, elements: Collection[str]) -> Columns:
+def _varying(path: Path, columns: Columns, constant: Constant) -> Columns:
     """The columns that hold more than one value, a missing one counted.
 
-    Of vectors, whose `elements` nobody chose singly, constant ones are left out. Raises DataError that lists all the others.
+    Elements of vectors, which nobody chose singly, are left out where they do not. Raises DataError that lists all others.
     """
+    file = path.name
     steady = [name for name, values in columns.items() if _is_constant(values)]
+    chosen = [name for name in steady if not is_element(path, name)]
     if not steady:
         return columns
-    if constant == "drop" or all(name in elements for name in steady):
+    if constant == "drop" or not chosen:
         _log.warning("%s: left out the constant columns %s", file, listed(steady))
         kept = {name: values for name, values in columns.items() if name not in steady}
         if not kept:
             raise DataError(f"{file}: expected a column that varies beside the target. Found none.")
         return kept
-    steady = [name for name in steady if name not in elements]
+    steady = chosen
     value = columns[steady[0]][0]
     found = f"{value:g}" if isinstance(value, float) else repr(value)
     plural = f"{len(steady)} columns that hold" if len(steady) > 1 else "a column that holds"

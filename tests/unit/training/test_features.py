@@ -153,3 +153,11 @@ def test_elements_are_dropped_by_their_own_names(write: Callable[..., Path]) -> 
     assert list(load_table(Source(path, "y"), "class", drop=("v_0",)).data.columns) == ["v_1"]
     with pytest.raises(DataError, match=r"expected columns out of y, v_0, v_1\. Received 'v_2'"):
         load_table(Source(path, "y"), "class", drop=("v_2",))
+
+
+def test_elements_that_never_vary_are_left_out_as_nobody_chose_them(write: Callable[..., Path]) -> None:
+    path = write(v=pa.array([[float(i), 0.0] for i in range(16)]), x=pa.array(np.arange(16.0)))
+    assert list(load_table(Source(path, "y"), "class").data.columns) == ["v_0", "x"]
+    path = write(v=pa.array([[float(i), 0.0] for i in range(16)]), x=pa.array(np.zeros(16)))
+    with pytest.raises(DataError, match="column 'x': expected values that vary"):
+        load_table(Source(path, "y"), "class")
