@@ -89,7 +89,7 @@ def test_gzip_members_are_joined(rest):
 
 @pytest.mark.parametrize(
     ("encoding", "body"),
-    [(b"gzip", b"no gzip"), (b"gzip", gzip.compress(ROW)[:-9]), (b"deflate", b"\x00"), (b"br", ROW)],
+    [(b"gzip", b"no gzip"), (b"gzip", gzip.compress(ROW, mtime=0)[:-9]), (b"deflate", b"\x00"), (b"br", ROW)],
 )
 def test_a_body_that_is_not_what_its_encoding_says_is_refused(rest, encoding, body):
     answer = rest.post(PREDICT, body, [(b"content-encoding", encoding)])
