@@ -15,7 +15,7 @@ from rich.table import Table
 from services.errors import CornetError, InvalidArgument
 from training.comparison.command import register as register_compare
 from training.foreign import register as register_export
-from training.options import options_of, parse
+from training.options import FLAGS, FLAGS_HELP, options_of, parse, settings_of_flags
 from training.pipeline import Pipeline, Source
 from training.precision.command import register as register_convert
 from training.precision.options import MostLossOption, PrecisionOption, Quantization, QuantizationOption, VariantOptions
@@ -33,11 +33,7 @@ def register(app: typer.Typer) -> None:
     register_compare(app)
     register_synthesize(app)
     register_tune(app)
-    app.command(
-        "train",
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-        epilog="Every option of a family is also a flag: --dropout 0.2 is --set dropout=0.2.",
-    )(train)
+    app.command("train", context_settings=FLAGS, epilog=FLAGS_HELP)(train)
 
 
 def train(
@@ -90,7 +86,7 @@ def train(
         return
     flags = {"epochs": epochs, "seed": seed}
     assignments = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    options = parse(pipeline.options, [*(settings or []), *assignments, *_extra_flags(context.args)])
+    options = parse(pipeline.options, [*(settings or []), *assignments, *settings_of_flags(context.args)])
 
     from training.environment import show_warnings
     from training.precision.variants import check_published
@@ -107,22 +103,6 @@ def train(
         Console(stderr=True, highlight=False).print(f"[yellow]{escape(str(interrupted))}[/]", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     check_published(outcome.variants)
-
-
-def _extra_flags(arguments: list[str]) -> list[str]:
-    """`--units 128,64 --batch-norm=true --deterministic` as `key=value`; a flag without a value is true."""
-    assignments: list[str] = []
-    words = iter(range(len(arguments)))
-    for index in words:
-        word = arguments[index]
-        if not word.startswith("--"):
-            raise InvalidArgument(f"Expected an option. Received: {word!r}.")
-        key, equals, value = word[2:].partition("=")
-        if not equals:
-            has_value = index + 1 < len(arguments) and not arguments[index + 1].startswith("--")
-            value = arguments[next(words)] if has_value else "true"
-        assignments.append(f"{key}={value}")
-    return assignments
 
 
 def _families(known: dict[str, Pipeline]) -> Table:

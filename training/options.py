@@ -10,13 +10,29 @@
 `services.options` says which types there are; servers' settings are declared in the same way.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from services.errors import InvalidArgument
 from services.options import Bounds, Option, Search, options_of, value_text
 
-__all__ = ["Bounds", "Option", "Search", "check", "listing", "options_of", "parse", "value_text"]
+__all__ = [
+    "FLAGS",
+    "FLAGS_HELP",
+    "Bounds",
+    "Option",
+    "Search",
+    "check",
+    "listing",
+    "options_of",
+    "parse",
+    "settings_of_flags",
+    "value_text",
+]
+
+FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Context settings of a command that takes every option of a family as a flag: `settings_of_flags` reads them."""
+FLAGS_HELP = "Every option of a family is also a flag: --dropout 0.2 is --set dropout=0.2."
 
 OptionsT = TypeVar("OptionsT")
 
@@ -37,6 +53,25 @@ def parse(options_type: type[OptionsT], settings: Iterable[str]) -> OptionsT:
             raise InvalidArgument(f"Unknown option {key!r}. Expected one of:\n{listing(options_type)}")
         values[key] = known[key].parse(text)
     return options_type(**values)
+
+
+def settings_of_flags(arguments: Sequence[str]) -> list[str]:
+    """`--units 128,64 --batch-norm=true --deterministic` as `key=value`; a flag without a value is true.
+
+    Raises InvalidArgument for a word that belongs to no flag.
+    """
+    settings: list[str] = []
+    words = iter(range(len(arguments)))
+    for index in words:
+        word = arguments[index]
+        if not word.startswith("--"):
+            raise InvalidArgument(f"Expected an option. Received: {word!r}.")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            has_value = index + 1 < len(arguments) and not arguments[index + 1].startswith("--")
+            value = arguments[next(words)] if has_value else "true"
+        settings.append(f"{key}={value}")
+    return settings
 
 
 def check(options: Any) -> None:

@@ -73,7 +73,7 @@ def test_every_shell_command_is_one_that_a_test_knows_how_to_run(project: Path) 
 def test_the_training_commands_leave_what_they_promise(workplace: Path) -> None:
     exported = {path.parent.parent.name for path in workplace.glob("exported_models/*/*/manifest.json")}
 
-    assert exported == {"classifier", "regressor", "elsewhere"}
+    assert exported == {"classifier", "regressor", "sgd", "elsewhere"}
     assert list(workplace.glob("runs/classifier/*/report.html"))
 
 

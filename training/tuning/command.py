@@ -11,7 +11,7 @@ from rich.table import Table
 
 from services.errors import InvalidArgument
 from training.environment import plain_options, show_warnings
-from training.options import options_of, parse
+from training.options import FLAGS, FLAGS_HELP, options_of, parse, settings_of_flags
 from training.pipeline import CommonOptions, Source
 from training.publishing import check_name
 from training.report import is_error, number
@@ -27,10 +27,11 @@ _SHOWN = 5
 
 def register(app: typer.Typer) -> None:
     """Add `tune` to a command line."""
-    app.command("tune")(tune)
+    app.command("tune", context_settings=FLAGS, epilog=FLAGS_HELP)(tune)
 
 
 def tune(
+    context: typer.Context,
     family: Annotated[str, typer.Argument(help="Model family; cornet train --list shows them.")],
     data: Annotated[
         Path | None, typer.Option(help="File or folder to train on; without it, the family's own data set.")
@@ -75,7 +76,8 @@ def tune(
     if list_:
         console.print(_options(pipeline.options))
         return
-    base: CommonOptions = parse(pipeline.options, settings or [])
+    fixed = [*(settings or []), *settings_of_flags(context.args)]
+    base: CommonOptions = parse(pipeline.options, fixed)
     pipeline = pipeline.chosen(base)
     axes = space_of(base, search or [])
     chosen = objective or pipeline.primary_metric
@@ -98,7 +100,7 @@ def tune(
     console.print(_table(study))
     console.print(f"report   {study.report}", soft_wrap=True)
     best = study.best()
-    words = ["cornet", "train", pipeline.family, *_flags(data, target, name, settings or [])]
+    words = ["cornet", "train", pipeline.family, *_flags(data, target, name, fixed)]
     for key, value in settings_of(best.options or base, axes).items():
         words += ["--set", f"{key}={value}"]
     console.print(f"train it {escape(shlex.join(words))}", soft_wrap=True)
