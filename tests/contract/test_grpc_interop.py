@@ -84,6 +84,25 @@ def test_grpcio_sees_a_code_a_text_and_trailing_metadata(channel: grpc.Channel) 
     assert dict(error.trailing_metadata())["x-request-id"] == "py-1"
 
 
+def test_grpcio_sees_the_status_of_a_stream_that_ends_while_it_sends_on(channel: grpc.Channel) -> None:
+    """Each call races its own writes against the trailers and the reset behind them.
+
+    grpcio's blocking client is asked. Its asyncio client gives up a call whose write comes after the end, as "Internal
+    error from Core", where it has not looked at the status yet; and does so with grpcio's own server too.
+    """
+    chat = channel.stream_stream("/t.T/FailAfterOne")
+
+    def ask(_: int) -> tuple[list[bytes], grpc.StatusCode, str]:
+        call, got = chat(iter([b"a", b"b", b"c", b"d"]), timeout=TIMEOUT_S), []
+        with pytest.raises(grpc.RpcError):
+            got.extend(call)
+        return got, call.code(), call.details()
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, range(500)))
+    assert [answer for answer in answers if answer != ([b"a"], grpc.StatusCode.INVALID_ARGUMENT, "one is enough")] == []
+
+
 def test_many_streams_on_several_connections_are_answered_each_with_its_own(host: Host) -> None:
     apart = ("grpc.use_local_subchannel_pool", 1)
     channels = [grpc.insecure_channel(host.target, options=[apart]) for _ in range(4)]

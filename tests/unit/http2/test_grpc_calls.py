@@ -10,6 +10,7 @@ import http2_frames as h2
 import pytest
 from grpc_host import Host, pattern
 from http2_peer import Answer, Peer, request_fields
+from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame
 
 OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 3, 4, 8, 12, 13
 
@@ -443,6 +444,38 @@ def test_a_handler_may_end_before_its_client(peer: Peer) -> None:
     assert peer.answer(stream).status == INVALID_ARGUMENT
     peer.send(h2.data(stream, h2.message(b"too late")))
     peer.expect_served()
+
+
+def test_an_early_end_is_trailers_and_then_a_reset_without_an_error(peer: Peer) -> None:
+    """RFC 9113, 8.1; clients take the status from the trailers, so nothing may come in their place or before them."""
+    stream = peer.open("/t.T/FailAfterOne")
+    peer.send_message(stream, b"x")
+    head, data, trailers, reset = (peer.wait(lambda frame: frame.stream_id == stream, "a frame") for _ in range(4))
+    kinds = [type(frame) for frame in (head, data, trailers, reset)]
+    assert kinds == [HeadersFrame, DataFrame, HeadersFrame, RstStreamFrame]
+    assert ["END_STREAM" in frame.flags for frame in (head, data, trailers)] == [False, False, True]
+    assert ("grpc-status", str(INVALID_ARGUMENT)) in trailers.fields
+    assert reset.error_code == h2.NO_ERROR
+    assert not peer.seen_on(stream)
+
+
+def test_what_was_on_its_way_to_a_stream_that_ended_early_is_not_answered(peer: Peer) -> None:
+    stream = peer.open("/t.T/FailAfterOne")
+    peer.send_message(stream, b"x")
+    peer.expect_stream_error(stream, h2.NO_ERROR)
+    assert peer.answer(stream).status == INVALID_ARGUMENT
+    late = h2.message(b"too late")
+    peer.send(h2.data(stream, late), h2.window_update(stream, 10), h2.data(stream, late, h2.END_STREAM))
+    peer.send(h2.rst_stream(stream, h2.CANCEL))
+    assert not peer.seen_on(stream)
+    peer.expect_served()
+
+
+def test_a_stream_that_the_client_has_ended_is_not_reset(peer: Peer) -> None:
+    stream = peer.open("/t.T/FailAfterOne")
+    peer.send_message(stream, b"x", end=True)
+    assert peer.answer(stream).status == INVALID_ARGUMENT
+    assert not peer.seen_on(stream)
 
 
 def test_calls_at_once_are_answered_each_with_its_own(peer: Peer) -> None:
