@@ -16,7 +16,7 @@ from services.errors import CornetError, InvalidArgument
 from training.comparison.command import register as register_compare
 from training.foreign import register as register_export
 from training.options import FLAGS, FLAGS_HELP, options_of, parse, settings_of_flags
-from training.pipeline import Pipeline, Source
+from training.pipeline import CommonOptions, Pipeline, Source
 from training.precision.command import register as register_convert
 from training.precision.options import MostLossOption, PrecisionOption, Quantization, QuantizationOption, VariantOptions
 from training.synthesize_command import register as register_synthesize
@@ -62,6 +62,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the newest interrupted run of the same name.")
     ] = False,
+    diagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Look into the network while it learns, and say what is wrong with it.")
+    ] = False,
+    find_lr: Annotated[
+        bool,
+        typer.Option("--find-lr", help="Suggest a learning rate from a short sweep; trains and publishes nothing."),
+    ] = False,
     precision: PrecisionOption = None,
     quantization: QuantizationOption = Quantization.AUTO,
     most_loss: MostLossOption = 0.01,
@@ -95,14 +102,32 @@ def train(
 
     show_warnings(console)
     source = Source(data, target)
+    name = name or pipeline.family
+    if find_lr:
+        given = {"--resume": resume, "--diagnose": diagnose, "--precision": bool(precision)}
+        _search(pipeline, options, source, runs / name, [flag for flag, there in given.items() if there], console)
+        return
     variants = VariantOptions(tuple(precision or ()), quantization, most_loss)
-    job = Job(pipeline, options, source, name or pipeline.family, repository, runs, resume, variants)
+    job = Job(pipeline, options, source, name, repository, runs, resume, variants, diagnose)
     try:
         outcome = run(job, console)
     except Interrupted as interrupted:
         Console(stderr=True, highlight=False).print(f"[yellow]{escape(str(interrupted))}[/]", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     check_published(outcome.variants)
+
+
+def _search(
+    pipeline: Pipeline, options: CommonOptions, source: Source, runs: Path, contradicting: list[str], console: Console
+) -> None:
+    """`--find-lr`: sweep, suggest, and write the plot down."""
+    if contradicting:
+        raise InvalidArgument(
+            f"Expected --find-lr without {' and '.join(contradicting)}: it trains nothing that is kept. Received: both."
+        )
+    from training.learning_rate import find_learning_rate
+
+    find_learning_rate(pipeline, options, source, runs, console)
 
 
 def _families(known: dict[str, Pipeline]) -> Table:

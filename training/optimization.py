@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from services.errors import InvalidArgument
 from training.options import Bounds, Search
-from training.pipeline import CommonOptions
+from training.pipeline import CommonOptions, Pipeline
 
 if TYPE_CHECKING:
     import keras
@@ -83,6 +83,15 @@ class GradientOptions(CommonOptions):
                 "Expected a warm-up that ends before the last epoch. "
                 f"Received: warmup_epochs={self.warmup_epochs:g}, epochs={self.epochs}."
             )
+
+
+def gradient_options(pipeline: Pipeline, options: CommonOptions, what: str) -> GradientOptions:
+    """The options as those of gradient descent. Raises InvalidArgument where the family has none of it for `what`."""
+    if not isinstance(options, GradientOptions):
+        raise InvalidArgument(
+            f"Expected a family that learns by gradient descent for {what}. Received: {pipeline.family}."
+        )
+    return options
 
 
 def optimizer(options: GradientOptions, rows: int) -> "keras.optimizers.Optimizer":

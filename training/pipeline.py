@@ -186,6 +186,9 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
     """The metric of `evaluate` that tables show, and the one its baseline is compared by."""
     split_options: ClassVar[tuple[str, ...]] = ("seed", "test_share", "validation_share")
     """Options that decide which rows are held out: where they are equal, so are the rows of the same data."""
+    diagnosable: ClassVar[bool] = True
+    """Whether `fit` shows the rows of `to_learn` to the built model as they are, in one stage, and its loss says how well it
+    learns: what a diagnosis looks at."""
 
     def chosen(self, options: OptionsT) -> "Pipeline[Any, OptionsT]":
         """The pipeline for the task that the options ask for: itself, unless the family has several."""

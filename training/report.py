@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from training.diagnosis.figures import Diagnosis
+from training.diagnosis.plots import plots as diagnosis_plots
 from training.options import options_of, value_text
 from training.pipeline import Baseline, CommonOptions, Pipeline, Plot
 from training.precision.table import variant_table
@@ -42,6 +44,7 @@ class RunReport:
     plots: Sequence[Plot]
     variants: "Sequence[Outcome]" = ()
     stages: "Sequence[StageResult]" = ()
+    diagnosis: Diagnosis | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ def write_report(path: Path, report: RunReport) -> None:
     from training.stages import bought
 
     starts = [sum(stage.epochs for stage in report.stages[:index]) for index in range(1, len(report.stages))]
-    plots = [*([loss_plot(report.history, starts)] if report.history else []), *report.plots]
+    looks = diagnosis_plots(report.diagnosis) if report.diagnosis else []
+    plots = [*([loss_plot(report.history, starts)] if report.history else []), *report.plots, *looks]
     images = [(plot.title, plot.caption, image(plot.figure)) for plot in plots]
     manifest = report.exported.manifest
     html = (

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from training import options as option_values
 from training.environment import import_keras, plain_options, provenance
-from training.optimization import schedule_callbacks
+from training.optimization import gradient_options, schedule_callbacks
 from training.pipeline import Arrays, Baseline, CommonOptions, Examples, Pipeline, ServingModel, Source
 from training.precision.options import VariantOptions
 from training.precision.table import print_variants
@@ -22,13 +22,18 @@ from training.stages import print_stages, stage_results
 
 if TYPE_CHECKING:
     from training.callbacks import Checkpoint
+    from training.diagnosis.figures import Diagnosis
+    from training.diagnosis.recorder import Recorder
     from training.exporter import Exported
     from training.precision.variants import Outcome as VariantOutcome
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to train and where the results go. `name` is the model's; `resume` continues its newest unfinished run."""
+    """What to train and where the results go. `name` is the model's; `resume` continues its newest unfinished run.
+
+    `diagnose` also looks into the network while it learns; what is learnt stays the same, bit for bit.
+    """
 
     pipeline: Pipeline
     options: CommonOptions
@@ -38,6 +43,7 @@ class Job:
     runs: Path = Path("runs")
     resume: bool = False
     variants: VariantOptions = dataclasses.field(default_factory=VariantOptions)
+    diagnose: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Outcome:
     baseline: Baseline
     history: list[dict[str, float]]
     variants: "Sequence[VariantOutcome]" = ()
+    diagnosis: "Diagnosis | None" = None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -69,6 +76,8 @@ def train(job: Job, console: Console) -> Outcome:
     job = dataclasses.replace(job, pipeline=job.pipeline.chosen(job.options))
     pipeline, options, name = job.pipeline, job.options, job.name or job.pipeline.family
     option_values.check(options)
+    if job.diagnose:
+        _check_diagnosable(pipeline, options)
     for published in (name, *(f"{name}-{precision}" for precision in job.variants.wanted)):
         check_name(published)
     loaded = pipeline.load(job.source, options)
@@ -86,7 +95,7 @@ def train(job: Job, console: Console) -> Outcome:
     run = Run.resume(job.runs, identity) if job.resume else Run.start(job.runs, identity)
     import_keras(options.seed, deterministic=options.deterministic)
     model = pipeline.build(training, processor, options)
-    checkpoint, seconds = _fit(job, run, model, training, validation, console)
+    checkpoint, seconds, diagnosis = _fit(job, run, model, training, validation, console)
 
     by_stage = {}
     for stage in sorted(range(len(checkpoint.histories)), key=lambda stage: stage == checkpoint.best_stage):
@@ -122,7 +131,9 @@ def train(job: Job, console: Console) -> Outcome:
     print_variants(console, variants)
     print_stages(console, stages, pipeline.primary_metric)
     history = checkpoint.history
-    report = RunReport(pipeline, options, rows, exported, history, seconds, metrics, baseline, plots, variants, stages)
+    report = RunReport(
+        pipeline, options, rows, exported, history, seconds, metrics, baseline, plots, variants, stages, diagnosis
+    )
     write_report(run.report, report)
     run.finish(
         metrics=dict(metrics),
@@ -135,7 +146,7 @@ def train(job: Job, console: Console) -> Outcome:
     for version in (exported, *(variant.exported for variant in variants if variant.exported)):
         console.print(f"exported {version.path}", soft_wrap=True)
     console.print(f"report   {run.report}", soft_wrap=True)
-    return Outcome(run, exported, metrics, baseline, history, variants)
+    return Outcome(run, exported, metrics, baseline, history, variants, diagnosis)
 
 
 def _variants(
@@ -170,8 +181,11 @@ def predict(serving: ServingModel, inputs: Arrays) -> dict[str, np.ndarray]:
 
 def _fit(
     job: Job, run: Run, model: Any, training: Examples, validation: Examples, console: Console
-) -> "tuple[Checkpoint, float]":
-    """Fit all stages, from the checkpoint where the run is resumed; returns what it holds and the seconds spent."""
+) -> "tuple[Checkpoint, float, Diagnosis | None]":
+    """Fit all stages, from the checkpoint where the run is resumed.
+
+    Returns what the checkpoint holds, the seconds spent, and the diagnosis if one was asked for.
+    """
     import keras
 
     from training.callbacks import Checkpoint, EpochProgress
@@ -184,6 +198,7 @@ def _fit(
         console.print(f"resuming after epoch {len(checkpoint.history)} of at most {most}")
     done = len(checkpoint.history)
     progress = EpochProgress(console, most, done)
+    recorder = _recorder(job, run, training, done)
     try:
         with progress:
             for index in range(max(checkpoint.stage, 0), len(stages)):
@@ -197,10 +212,14 @@ def _fit(
                 folder = run.tensorboard / stages[index].name if len(stages) > 1 else run.tensorboard
                 tensorboard = keras.callbacks.TensorBoard(folder, write_graph=False)
                 moving = schedule_callbacks(options, len(training), checkpoint.histories[index])
-                callbacks = [checkpoint, tensorboard, progress, *moving]
+                # The checkpoint refuses a loss that is no number: the diagnosis notes that epoch before.
+                callbacks = [*([recorder] if recorder else []), checkpoint, tensorboard, progress, *moving]
                 pipeline.fit(model, training, validation, options, callbacks, first)
     except KeyboardInterrupt:
         raise Interrupted(run, len(checkpoint.history)) from None
+    except FailedPrecondition:
+        _tell(console, recorder, run)
+        raise
     if checkpoint.history:
         stage = checkpoint.best_stage
         epoch = checkpoint.best_epoch(stage)
@@ -209,4 +228,34 @@ def _fit(
             f"trained {len(checkpoint.history) - done} epochs in {progress.seconds:.1f} s; "
             f"best validation loss {checkpoint.histories[stage][epoch]['val_loss']:.4g} in epoch {epoch + 1}{where}"
         )
-    return checkpoint, progress.seconds
+    _tell(console, recorder, run)
+    return checkpoint, progress.seconds, recorder.diagnosis if recorder else None
+
+
+def _check_diagnosable(pipeline: Pipeline, options: CommonOptions) -> None:
+    gradient_options(pipeline, options, "--diagnose")
+    if not pipeline.diagnosable:
+        raise InvalidArgument(
+            "Expected a family whose whole network learns by one loss from the rows themselves for --diagnose. "
+            f"Received: {pipeline.family}."
+        )
+
+
+def _recorder(job: Job, run: Run, training: Examples, first: int) -> "Recorder | None":
+    if not job.diagnose:
+        return None
+    from training.diagnosis.recorder import Recorder
+
+    options = job.options
+    learnt = job.pipeline.to_learn(training, training, options)
+    return Recorder(run.directory, learnt, batch_size=options.batch_size, seed=options.seed, first_epoch=first)
+
+
+def _tell(console: Console, recorder: "Recorder | None", run: Run) -> None:
+    """The findings on the terminal, and all of the diagnosis in the run's folder."""
+    if recorder:
+        from training.diagnosis.figures import write
+        from training.diagnosis.words import print_findings
+
+        write(run.directory, recorder.diagnosis)
+        print_findings(console, recorder.diagnosis, run.directory)

@@ -1,7 +1,8 @@
 """How the step size moves beyond what Keras's own schedules do: a linear rise before them, and falls on a plateau."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import keras
@@ -85,3 +86,47 @@ def stays(losses: Sequence[float], patience: int) -> bool:
         stayed = waited >= patience
         waited = 0 if stayed else waited
     return stayed
+
+
+class RisingRate(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
+    """Trains each step with the next of `rates` and notes the smoothed loss, until they end or the loss explodes.
+
+    with rising.until_done():
+        model.fit(..., callbacks=[rising])
+    rising.rates, rising.losses        # as far as the sweep went
+    """
+
+    def __init__(self, rates: Sequence[float], smoothing: float, diverged: float) -> None:
+        super().__init__()
+        self._planned = rates
+        self._smoothing = smoothing
+        self._diverged = diverged
+        self._mean = 0.0
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+
+    @contextmanager
+    def until_done(self) -> Iterator[None]:
+        """Ends what is within where the sweep ends, in whatever epoch or stage of training that is."""
+        with suppress(_SweepDone):
+            yield
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        del batch, logs
+        self.model.reset_metrics()  # so that the loss Keras tells is this step's, and no mean
+        self.model.optimizer.learning_rate = self._planned[len(self.rates)]
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        del batch
+        loss = float((logs or {})["loss"])
+        if not math.isfinite(loss):
+            raise _SweepDone
+        self._mean = self._smoothing * self._mean + (1 - self._smoothing) * loss
+        self.rates.append(float(self._planned[len(self.rates)]))
+        self.losses.append(self._mean / (1 - self._smoothing ** len(self.rates)))
+        if len(self.rates) == len(self._planned) or self.losses[-1] > self._diverged * min(self.losses):
+            raise _SweepDone
+
+
+class _SweepDone(Exception):
+    """The way out of `fit` for a sweep that has seen enough."""

@@ -101,6 +101,7 @@ class Finetune(Pipeline[Images, Options]):
     summary = "A pretrained backbone with a new head, then its last layers too; default data: scikit-learn digits"
     options = Options
     primary_metric = "accuracy"
+    diagnosable = False  # the head learns from features, and the network only after it
 
     def load(self, source: Source, options: Options) -> Loaded[Images]:
         return digits() if source.path is None else load_classes(source.path)

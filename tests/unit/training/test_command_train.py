@@ -65,6 +65,15 @@ def test_a_stray_word_is_refused(app: typer.Typer) -> None:
     assert "Received: 'extra'" in refusal(app, "regressor", "extra")
 
 
+def test_a_search_for_a_learning_rate_is_no_training_run(app: typer.Typer) -> None:
+    message = refusal(app, "regressor", "--find-lr", "--diagnose", "--resume")
+    assert "Expected --find-lr without --resume and --diagnose" in message
+
+
+def test_a_family_that_learns_nothing_has_no_diagnosis(app: typer.Typer) -> None:
+    assert "Received: vgg16" in refusal(app, "vgg16", "--diagnose", "--set", "weights=random")
+
+
 def test_neither_help_nor_lists_nor_data_errors_import_keras() -> None:
     script = """
 import sys

@@ -147,6 +147,34 @@ def test_a_diverging_run_says_so_and_exports_nothing(job: Job) -> None:
     assert not (job.repository / "diverged").exists()
 
 
+def test_a_diagnosis_names_what_is_wrong_and_changes_nothing_that_is_learnt(job: Job) -> None:
+    settings = ["epochs=4", "units=" + ",".join(["8"] * 10), "activation=sigmoid", "bins=0", "batch_size=16"]
+    options = parse(job.pipeline.options, settings)
+    plain, _ = run(replace(job, name="plain", options=options))
+    diagnosed, printed = run(replace(job, name="diagnosed", options=options, diagnose=True))
+    assert diagnosed.history == plain.history
+    assert diagnosed.metrics == plain.metrics
+    assert diagnosed.diagnosis is not None
+    assert "vanishing gradient" in {finding.kind for finding in diagnosed.diagnosis.findings}
+    report = diagnosed.run.report.read_text(encoding="utf-8")
+    for text in (printed, report):
+        assert "The gradient fades on its way from the output to the input: in dense" in text
+        assert "activation=relu" in text
+    assert "Gradient norm by layer and epoch" in report
+    assert "Diagnosis" not in plain.run.report.read_text(encoding="utf-8")
+
+
+def test_a_diverging_run_leaves_its_diagnosis(job: Job) -> None:
+    options = parse(job.pipeline.options, ["optimizer=sgd", "learning_rate=1e3", "units=8", "activation=elu"])
+    console = Console(file=io.StringIO(), width=120)
+    with pytest.raises(FailedPrecondition, match="Training diverged"):
+        train(replace(job, name="exploded", options=options, diagnose=True), console)
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert "exploding gradient, epoch 1" in printed
+    assert "clip_global_norm" in printed
+
+
 def test_a_name_that_is_no_folder_name_is_refused(job: Job) -> None:
     with pytest.raises(InvalidArgument, match="Expected a model name"):
         run(replace(job, name="../up"))

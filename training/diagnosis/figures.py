@@ -1,0 +1,124 @@
+"""What a diagnosis holds: a few figures per layer and epoch, and their files in the run's folder.
+
+runs/<name>/<start>/
+  diagnosis.csv     one line per epoch, layer and figure, written after every epoch
+  diagnosis.json    the same and the findings, written when training ends
+"""
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+JSON_FILE = "diagnosis.json"
+CSV_FILE = "diagnosis.csv"
+
+ActivationKind = Literal["relu", "sigmoid", "tanh", "softmax"]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One activation of the network. `output`: it is what the network answers, where certainty is no fault."""
+
+    layer: str
+    kind: ActivationKind
+    output: bool = False
+
+
+@dataclass(frozen=True)
+class EpochFigures:
+    """The figures of one epoch, by layer; means over its sampled steps.
+
+    `gradient_norm` is the Euclidean norm of the loss's gradient in all weights of the layer; infinite where an element was
+    not finite. `update_ratio` is the norm of what one step changed over the norm of what it changed. `saturation` is the
+    share of values near a bound of their activation (sigmoid, tanh), or of rows with one probability near 1 (softmax).
+    `dead` is the share of a ReLU's units that were 0 for every sampled row.
+    """
+
+    epoch: int
+    loss: float
+    gradient_norm: Mapping[str, float]
+    update_ratio: Mapping[str, float]
+    saturation: Mapping[str, float] = field(default_factory=dict)
+    dead: Mapping[str, float] = field(default_factory=dict)
+
+
+_COLUMNS = ("epoch", "layer", "figure", "value")
+FIGURES = ("gradient_norm", "update_ratio", "saturation", "dead")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong: what was seen, where and when, and what usually helps. `epochs` are counted from 1, ends included."""
+
+    kind: str
+    layers: tuple[str, ...]
+    epochs: tuple[int, int]
+    text: str
+    remedy: str
+
+    @property
+    def when(self) -> str:
+        first, last = self.epochs
+        return f"epoch {first}" if first == last else f"epochs {first} to {last}"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A whole run. `layers` have weights and stand in the order of the network, from the input on."""
+
+    layers: tuple[str, ...]
+    activations: tuple[Activation, ...]
+    epochs: tuple[EpochFigures, ...]
+    findings: tuple[Finding, ...] = ()
+    sampling: str = ""
+    """On what the figures were taken, in words."""
+
+
+def append(directory: Path, epoch: EpochFigures) -> None:
+    """Add an epoch to the CSV file, with its loss under no layer."""
+    path = directory / CSV_FILE
+    begin = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        if begin:
+            rows.writerow(_COLUMNS)
+        rows.writerow((epoch.epoch, "", "loss", epoch.loss))
+        rows.writerows(
+            (epoch.epoch, layer, figure, value) for figure in FIGURES for layer, value in getattr(epoch, figure).items()
+        )
+
+
+def resume(directory: Path, epochs: int) -> list[EpochFigures]:
+    """The first `epochs` epochs of the CSV file that an interrupted run has left; what is beyond them is taken away."""
+    path = directory / CSV_FILE
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.reader(file) if len(row) == len(_COLUMNS)][1:]
+    path.unlink()
+    by_epoch: dict[int, dict[str, dict[str, float]]] = {}
+    for number, layer, figure, value in rows:
+        if int(number) <= epochs:
+            by_epoch.setdefault(int(number), {name: {} for name in ("loss", *FIGURES)})[figure][layer] = float(value)
+    kept = [EpochFigures(number, values.pop("loss")[""], **values) for number, values in by_epoch.items()]
+    for epoch in kept:
+        append(directory, epoch)
+    return kept
+
+
+def write(directory: Path, diagnosis: Diagnosis) -> None:
+    """The JSON file. JSON has no infinity: it is null."""
+    text = json.dumps(_plain(asdict(diagnosis)), indent=1, ensure_ascii=False)
+    (directory / JSON_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
