@@ -12,6 +12,8 @@ from training.pipeline import Plot
 
 _MOST_NAMES = 40
 _MOST_LINES = 12
+_LEAST_DECADES = 2.0
+"""Of the colours' range, so that layers which hardly differ look alike."""
 
 
 def plots(diagnosis: Diagnosis) -> list[Plot]:
@@ -52,6 +54,9 @@ def _heat_map(diagnosis: Diagnosis, figure: str, title: str, caption: str, colou
     values = np.array([[getattr(e, figure).get(layer, math.nan) for e in diagnosis.epochs] for layer in layers])
     with np.errstate(divide="ignore"):
         logs = np.where(np.isfinite(values) & (values > 0), np.log10(np.maximum(values, 1e-45)), np.nan)
+    seen = logs[np.isfinite(logs)]
+    low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
+    wider = max(0.0, _LEAST_DECADES - (high - low)) / 2
     drawing, axes = new_figure(width=7.0, height=1.6 + min(0.24 * len(layers), 8.0))
     first, last = diagnosis.epochs[0].epoch, diagnosis.epochs[-1].epoch
     picture = axes.imshow(
@@ -59,6 +64,8 @@ def _heat_map(diagnosis: Diagnosis, figure: str, title: str, caption: str, colou
         aspect="auto",
         interpolation="nearest",
         cmap=colours,
+        vmin=low - wider,
+        vmax=high + wider,
         extent=(first - 0.5, last + 0.5, len(layers) - 0.5, -0.5),
     )
     axes.set_facecolor("#d9dde2")
