@@ -60,21 +60,25 @@ def _exploding(diagnosis: Diagnosis) -> Iterator[Finding]:
 
 
 def _vanishing(diagnosis: Diagnosis) -> Iterator[Finding]:
+    """A gradient that fades for a few epochs in a row: an adaptive optimizer may climb out of it, and has lost them."""
     shares = [_shares(epoch) for epoch in diagnosis.epochs]
-    layers = [layer for layer in diagnosis.layers if _persists([s.get(layer, 1.0) < VANISHED for s in shares])]
+    stretches = {layer: _longest([s.get(layer, 1.0) < VANISHED for s in shares]) for layer in diagnosis.layers}
+    layers = [layer for layer, (first, end) in stretches.items() if end - first >= LEAST_EPOCHS]
     if not layers:
         return
-    epochs = [e.epoch for e, share in zip(diagnosis.epochs, shares, strict=True) if _least(share, layers) < VANISHED]
-    smallest = min(layers, key=lambda layer: _median(share.get(layer, 1.0) for share in shares))
-    share = _median(each.get(smallest, 1.0) for each in shares)
-    strongest = _largest(diagnosis.epochs[-1])[0]
+    weakest = min(layers, key=lambda layer: _median(each[layer] for each in shares[slice(*stretches[layer])]))
+    first, end = stretches[weakest]
+    epochs = diagnosis.epochs[first:end]
+    share = _median(each[weakest] for each in shares[first:end])
     text = (
-        f"The gradient fades on its way from the output to the input: in {smallest} it is typically "
-        f"{_fraction(share)} as long as in {strongest}"
-        + (f", and below 1/{1 / VANISHED:,.0f} in {_listed(layers)}." if len(layers) > 1 else ".")
+        f"The gradient fades on its way from the output to the input: in {weakest} it is typically "
+        f"{_fraction(share)} as long as in {_largest(epochs[0])[0]}"
+        + (f", and below 1/{1 / VANISHED:,.0f} in {_listed(layers)}" if len(layers) > 1 else "")
+        + f". Meanwhile the training loss went from {epochs[0].loss:.4g} to {epochs[-1].loss:.4g}."
     )
     kinds = {each.kind for each in diagnosis.activations if not each.output}
-    yield Finding("vanishing gradient", tuple(layers), (epochs[0], epochs[-1]), text, _vanishing_remedy(kinds))
+    when = (epochs[0].epoch, epochs[-1].epoch)
+    yield Finding("vanishing gradient", tuple(layers), when, text, _vanishing_remedy(kinds))
 
 
 def _large_steps(diagnosis: Diagnosis) -> Iterator[Finding]:
@@ -187,8 +191,15 @@ def _median(values: Iterable[float]) -> float:
     return ordered[len(ordered) // 2]
 
 
-def _least(shares: Mapping[str, float], layers: Iterable[str]) -> float:
-    return min((shares[layer] for layer in layers if layer in shares), default=1.0)
+def _longest(shown: Sequence[bool]) -> tuple[int, int]:
+    """Where the longest stretch of true values begins, and the index after it; (0, 0) where there is none."""
+    best, begin = (0, 0), 0
+    for index, each in enumerate(shown):
+        if not each:
+            begin = index + 1
+        elif index + 1 - begin > best[1] - best[0]:
+            best = begin, index + 1
+    return best
 
 
 def _listed(layers: Sequence[str]) -> str:
