@@ -88,9 +88,10 @@ def find_learning_rate(
 def sweep(
     pipeline: Pipeline, options: GradientOptions, train: Examples, validation: Examples, processor: Processor
 ) -> Sweep:
-    """Train a fresh model with a rising rate and the optimizer, clipping and batch size of the options."""
+    """Train a fresh model with a rising rate and the optimizer, clipping and batch size of the options' first stage."""
     from training.schedules import RisingRate
 
+    options = pipeline.stages(options)[0].options
     steps_per_epoch = -(-len(train) // options.batch_size)
     plain = dataclasses.replace(
         options,

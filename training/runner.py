@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
+from services.errors import FailedPrecondition, InvalidArgument
+from services.processing import Processor
 from training import options as option_values
 from training.environment import import_keras, plain_options, provenance
 from training.optimization import gradient_options, schedule_callbacks
-from training.pipeline import Arrays, Baseline, CommonOptions, Examples, Pipeline, ServingModel, Source
+from training.pipeline import Arrays, Baseline, CommonOptions, Examples, Loaded, Pipeline, ServingModel, Source
 from training.precision.options import VariantOptions
 from training.precision.table import print_variants
 from training.publishing import check_name
@@ -80,16 +82,8 @@ def train(job: Job, console: Console) -> Outcome:
         _check_diagnosable(pipeline, options)
     for published in (name, *(f"{name}-{precision}" for precision in job.variants.wanted)):
         check_name(published)
-    loaded = pipeline.load(job.source, options)
-    split = pipeline.split(loaded.data, options)
-
-    processor = pipeline.fit_processor(split.train, options)
-    training = pipeline.examples(split.train, processor, options)
-    validation = pipeline.examples(split.validation, processor, options)
-    test = pipeline.examples(split.test, processor, options)
+    loaded, processor, training, validation, test = encoded_parts(pipeline, job.source, options, console)
     rows = {"train": len(training), "validation": len(validation), "test": len(test)}
-    counts = ", ".join(f"{count} rows to {part}" for part, count in rows.items())
-    console.print(f"{pipeline.family} on {loaded.name}: {counts}", soft_wrap=True)
 
     identity = Identity(pipeline.family, name, plain_options(options), loaded.name, loaded.sha256, job.source.target)
     run = Run.resume(job.runs, identity) if job.resume else Run.start(job.runs, identity)
@@ -147,6 +141,22 @@ def train(job: Job, console: Console) -> Outcome:
         console.print(f"exported {version.path}", soft_wrap=True)
     console.print(f"report   {run.report}", soft_wrap=True)
     return Outcome(run, exported, metrics, baseline, history, variants, diagnosis)
+
+
+def encoded_parts(
+    pipeline: Pipeline, source: Source, options: CommonOptions, console: Console
+) -> tuple[Loaded[Any], Processor, Examples, Examples, Examples]:
+    """What was loaded, the processor fitted on the training part, and the train, validation and test part it encoded."""
+    loaded = pipeline.load(source, options)
+    split = pipeline.split(loaded.data, options)
+    processor = pipeline.fit_processor(split.train, options)
+    training = pipeline.examples(split.train, processor, options)
+    validation = pipeline.examples(split.validation, processor, options)
+    test = pipeline.examples(split.test, processor, options)
+    rows = {"train": len(training), "validation": len(validation), "test": len(test)}
+    counts = ", ".join(f"{count} rows to {part}" for part, count in rows.items())
+    console.print(f"{pipeline.family} on {loaded.name}: {counts}", soft_wrap=True)
+    return loaded, processor, training, validation, test
 
 
 def _variants(

@@ -100,7 +100,6 @@ class Rbm(TabularPipeline[Options]):
     )
     options = Options
     primary_metric: ClassVar[str] = "accuracy"
-    diagnosable: ClassVar[bool] = False  # a difference of energies is learnt by, which falls and rises around 0
 
     def load(self, source: Source, options: Options) -> Loaded[Table]:
         if source.path is None:
