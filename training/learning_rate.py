@@ -28,6 +28,10 @@ STEPS = 200
 """Steps of a sweep, each with a rate that is a constant factor above the one before."""
 SMOOTHING = 0.9
 """Share of the mean loss that is carried from step to step: the loss of a single batch says little."""
+SETTLING = 10
+"""Steps until the smoothed loss is a mean of enough batches for its slope to say anything."""
+STRETCH = 14
+"""Steps that a slope is taken over, half a decade: from one step to the next the loss falls and rises by chance."""
 DIVERGED = 4.0
 """The sweep ends where the smoothed loss is this many times the lowest so far."""
 LEAST_FALL = 0.02
@@ -120,8 +124,11 @@ def suggest(found: Sweep) -> Suggestion:
             f"Expected the loss to fall at some learning rate from {LOWEST:g} to {rates[-1]:.2g}. "
             f"Received: {losses[0]:.4g} at first, {losses[lowest]:.4g} at best. A run with --diagnose says what is wrong."
         )
-    slopes = np.gradient(losses[: lowest + 1], np.log10(rates[: lowest + 1]))
-    return Suggestion(_round(float(rates[int(np.argmin(slopes))])), float(rates[lowest]))
+    begin = SETTLING if lowest > SETTLING else 0
+    falling = losses[begin : lowest + 1]
+    stretch = min(STRETCH, lowest - begin)
+    steepest = begin + stretch // 2 + int(np.argmin(falling[stretch:] - falling[:-stretch]))
+    return Suggestion(_round(float(rates[steepest])), float(rates[lowest]))
 
 
 def plot(found: Sweep, suggestion: Suggestion) -> Plot:

@@ -68,7 +68,7 @@ class Probe:
         )
 
     def weights(self) -> list[np.ndarray]:
-        return [np.array(variable) for variable in self._model.trainable_variables]
+        return [np.array(variable.value.numpy()) for variable in self._model.trainable_variables]
 
     def update_ratio(self, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> dict[str, float]:
         """By layer, the norm of the change over that of the weights, before or after, the larger: some begin at 0."""
@@ -146,12 +146,13 @@ def _layer(operation: str) -> str:
 
 
 def _gates_its_own_input(operation: Any) -> bool:
-    """Whether this is the inner part of swish (x sigmoid(x)) or mish (x tanh(softplus(x))): their slope is another."""
+    """Whether this is the inner part of swish (x sigmoid(beta x)) or mish (x tanh(softplus(x))): their slope is another."""
     (source,) = operation.inputs
     if source.op.type == "Softplus":
         return True
+    gated = {source.ref()} | ({each.ref() for each in source.op.inputs} if source.op.type == "Mul" else set())
     consumers = operation.outputs[0].consumers()
-    return any(each.type == "Mul" and source.ref() in {i.ref() for i in each.inputs} for each in consumers)
+    return any(each.type == "Mul" and gated & {i.ref() for i in each.inputs} for each in consumers)
 
 
 def _saturation(kind: ActivationKind, tensors: Sequence[Any]) -> Any:

@@ -28,6 +28,14 @@ def test_the_rate_is_where_the_loss_falls_most_steeply() -> None:
     assert "most steeply" in found.reason
 
 
+def test_the_chance_of_single_batches_is_no_slope() -> None:
+    rates = np.geomspace(1e-6, 1.0, 171)
+    losses = 0.2 + 1 / (1 + np.exp(4 * (np.log10(rates) + 3)))
+    losses[:3] += (0.5, 0.2, 0.0)  # the first means are of few batches
+    losses += np.random.default_rng(0).normal(0, 0.02, len(rates))
+    assert suggest(Sweep(tuple(rates), tuple(losses))).rate == pytest.approx(1e-3, rel=1.0)
+
+
 def test_where_the_loss_never_falls_nothing_is_suggested() -> None:
     with pytest.raises(FailedPrecondition, match=r"Expected the loss to fall.*Received: 1 at first, 0\.999 at best"):
         suggest(Sweep((1e-6, 1e-5, 1e-4), (1.0, 0.999, 5.0)))

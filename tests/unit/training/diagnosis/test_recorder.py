@@ -112,7 +112,8 @@ def test_the_plots_can_be_drawn(diagnosed: tuple[keras.Model, Recorder, Path]) -
 
 
 def one_layer(activation: str, bias: list[float]) -> keras.Model:
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, activation, name="hidden")])
+    rows = keras.Input((2,), name="x")
+    model = keras.Model({"x": rows}, keras.layers.Dense(4, activation, name="hidden")(rows))
     model.compile("sgd", "mse")
     model.get_layer("hidden").set_weights([np.eye(2, 4), np.array(bias)])
     return model
@@ -120,7 +121,7 @@ def one_layer(activation: str, bias: list[float]) -> keras.Model:
 
 def look(model: keras.Model) -> tuple[Probe, Any]:
     probe = Probe(model)
-    return probe, probe.look({"x": ROWS_OF_TWO}["x"], np.zeros((3, 4), np.float32), None)
+    return probe, probe.look({"x": ROWS_OF_TWO}, np.zeros((3, 4), np.float32), None)
 
 
 ROWS_OF_TWO = np.array([[0.5, -0.5], [0.25, 0.5], [-0.5, 0.25]], np.float32)
