@@ -127,7 +127,8 @@ class Variant:
 class Provenance:
     """Where a model comes from.
 
-    `base_weights` is '' (trained from scratch), 'imagenet', 'random', or 'sha256:<hash>' of a weights file.
+    `base_weights` is '' (trained from scratch), 'imagenet', 'random', or 'sha256:<hash>' of a weights file. `target` is the
+    column that was asked for, by name or index; None where none was, or the manifest is of a release that did not record it.
     """
 
     git_commit: str = ""
@@ -137,6 +138,14 @@ class Provenance:
     packages: Mapping[str, str] = field(default_factory=dict)
     base_weights: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    target: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without `target` where there is none, as servers that do not know it read the rest."""
+        value = asdict(self)
+        if self.target is None:
+            del value["target"]
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +209,7 @@ class Manifest:
             "metrics": dict(self.metrics),
             "baseline": dict(self.baseline),
             "parity": [record.to_json() for record in self.parity],
-            "provenance": asdict(self.provenance),
+            "provenance": self.provenance.to_json(),
             "precision": self.precision,
             "variant": None if self.variant is None else asdict(self.variant),
             "files": dict(self.files),

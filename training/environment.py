@@ -49,8 +49,8 @@ def show_warnings(console: "Console") -> None:
     logger.propagate = False
 
 
-def provenance(loaded: Loaded, options: CommonOptions, base_weights: str) -> Provenance:
-    """Where a model comes from: code, data, packages and options."""
+def provenance(loaded: Loaded, options: CommonOptions, base_weights: str, target: str | None = None) -> Provenance:
+    """Where a model comes from: code, data and the target asked for in it, packages and options."""
     return Provenance(
         git_commit=git_commit(),
         seed=options.seed,
@@ -59,6 +59,7 @@ def provenance(loaded: Loaded, options: CommonOptions, base_weights: str) -> Pro
         packages=package_versions(),
         base_weights=base_weights,
         options=plain_options(options),
+        target=target,
     )
 
 

@@ -105,7 +105,7 @@ def train(job: Job, console: Console) -> Outcome:
 
     from training.exporter import export
 
-    origin = provenance(loaded, options, serving.base_weights)
+    origin = provenance(loaded, options, serving.base_weights, job.source.target)
     with console.status("exporting and comparing SavedModel and ONNX with Keras"):
         exported = export(
             serving,

@@ -88,6 +88,14 @@ def test_a_manifest_that_does_not_say_is_of_fp32():
     assert Manifest.from_json(value) == FULL
 
 
+def test_a_target_is_written_only_where_there_is_one():
+    provenance = replace(FULL.provenance, target="price")
+    written = changed(provenance=provenance.to_json())
+    assert written["provenance"]["target"] == "price"
+    assert Manifest.from_json(written).provenance == provenance
+    assert "target" not in changed()["provenance"]
+
+
 def test_words_stay_readable_in_the_file(tmp_path):
     FULL.write(tmp_path)
     assert "größe" in (tmp_path / MANIFEST_FILE).read_text(encoding="utf-8")

@@ -27,7 +27,9 @@ def compare(
             "seen (all rows are); without it, the family's own data set."
         ),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Column to predict, as in training.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Column to predict, as in training; without it, the one recorded then.")
+    ] = None,
     html: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("comparison.html"),
     json_: Annotated[Path | None, typer.Option("--json", help="Where all figures go as JSON.")] = None,
     seconds: Annotated[float, typer.Option(min=0.0, help="Time to measure latency for, over all versions.")] = 10.0,

@@ -39,9 +39,10 @@ class Rows:
 def rows_for(candidates: Sequence[Candidate], data: Path | None, target: str | None) -> Rows:
     """The rows of the data that all candidates were trained on which all held out, or all of `data` that none has seen.
 
-    Raises FailedPrecondition where there are no such rows, DataError for a file that does not fit.
+    The target is the one that the versions were trained for; `target` says it where no manifest does. Raises
+    FailedPrecondition where there are no such rows or the targets differ, DataError for a file that does not fit.
     """
-    source = Source(data, target)
+    source = Source(data, _target(candidates, target))
     loaded = [candidates[0].pipeline.load(source, candidates[0].options)]
     with _warned():
         loaded += [candidate.pipeline.load(source, candidate.options) for candidate in candidates[1:]]
@@ -53,6 +54,21 @@ def rows_for(candidates: Sequence[Candidate], data: Path | None, target: str | N
         _refuse_data(candidates, loaded[0], seen, given=data is not None)
     _check_split(candidates)
     return _held_out(candidates, loaded)
+
+
+def _target(candidates: Sequence[Candidate], asked: str | None) -> str | None:
+    """The target of training, or the one asked for where no manifest records any. Raises FailedPrecondition for several."""
+    recorded = {candidate.title: candidate.manifest.provenance.target for candidate in candidates}
+    known = {title: target for title, target in recorded.items() if target is not None}
+    if len(set(known.values())) > 1:
+        found = ", ".join(f"{title} for {target}" for title, target in known.items())
+        raise FailedPrecondition(f"Expected versions that were trained for the same --target. Received: {found}.")
+    trained_for = next(iter(known.values()), asked)
+    if asked not in (None, trained_for):
+        raise FailedPrecondition(
+            f"Expected --target {trained_for}, which the versions were trained for, or none. Received: {asked}."
+        )
+    return trained_for
 
 
 @contextmanager
@@ -73,6 +89,7 @@ def _held_out(candidates: Sequence[Candidate], loaded: Sequence[Loaded[Any]]) ->
         pipeline, options, processor = candidate.pipeline, candidate.options, _processor(candidate)
         split = pipeline.split(own.data, options)
         test = pipeline.examples(split.test, processor, options)
+        _check_labels(candidate, test)
         examples.append(test)
         baseline = pipeline.baseline(pipeline.examples(split.train, processor, options), test, options)
         if baseline.metrics and baseline not in baselines:
@@ -147,6 +164,16 @@ def _check_split(candidates: Sequence[Candidate]) -> None:
                 f"Expected versions that held out the same rows. Received: {' and '.join(cuts)}: what one held out, the "
                 "other may have learnt. Give rows that none of them has seen by --data."
             )
+
+
+def _check_labels(candidate: Candidate, rows: Examples) -> None:
+    """Raises FailedPrecondition where the data was read for other classes than the version answers: by another target."""
+    labels = candidate.manifest.labels
+    if labels and rows.labels != labels:
+        raise FailedPrecondition(
+            f"{candidate.title}: expected the --target that it was trained for, with the labels {', '.join(labels)}. "
+            f"Received: one with {', '.join(rows.labels) or 'none'}."
+        )
 
 
 def _check_alike(candidates: Sequence[Candidate], examples: Sequence[Examples]) -> None:

@@ -155,6 +155,33 @@ def test_rows_are_refused_that_some_version_may_have_learnt(trained: Trained, tm
         rows_for(select(repository, ["signs", "signs-fp16"]), None, None)
 
 
+def test_the_target_is_the_one_that_the_versions_were_trained_for(trained: Trained) -> None:
+    candidates = select(trained.repository, ["signs", "signs-fp16"])
+    asked, unasked = (rows_for(candidates, trained.table, target) for target in ("kind", None))
+    np.testing.assert_array_equal(asked.examples[0].targets, unasked.examples[0].targets)
+    with pytest.raises(FailedPrecondition, match=r"--target kind, which .* trained for, or none\. Received: a"):
+        rows_for(candidates, trained.table, "a")
+    first, second = candidates
+    provenance = replace(second.manifest.provenance, target="b")
+    other = replace(second, manifest=replace(second.manifest, provenance=provenance))
+    with pytest.raises(FailedPrecondition, match=r"same --target\. Received: signs/1 for kind, signs-fp16/1 for b"):
+        rows_for([first, other], trained.table, "kind")
+
+
+def test_rows_of_other_labels_are_refused_where_no_target_is_recorded(trained: Trained) -> None:
+    candidates = [
+        replace(
+            each,
+            manifest=replace(
+                each.manifest, labels=("x", "y"), provenance=replace(each.manifest.provenance, target=None)
+            ),
+        )
+        for each in select(trained.repository, ["signs", "signs-fp16"])
+    ]
+    with pytest.raises(FailedPrecondition, match=r"with the labels x, y\. Received: one with other, same"):
+        rows_for(candidates, trained.table, "kind")
+
+
 def test_rows_without_known_normal_ones_judge_no_detector(trained: Trained, tmp_path: Path) -> None:
     candidates = [
         replace(each, manifest=replace(each.manifest, task="anomaly_detection"))

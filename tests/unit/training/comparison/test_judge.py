@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from services.manifest import Manifest
+from training.anomaly.rows import AnomalyExamples
 from training.comparison import judge as judging
 from training.comparison.candidates import Candidate
 from training.comparison.judge import judge, take
@@ -56,7 +57,7 @@ def test_a_large_difference_is_no_chance_and_a_small_one_may_be(monkeypatch: pyt
 
 def test_without_labels_what_there_is_decides() -> None:
     """An autoencoder's rows without anomalies have no ROC; the smaller reconstruction error is the better."""
-    rows = Examples({}, np.zeros(40, np.int64))
+    rows = AnomalyExamples({}, np.zeros(40, np.int64))
     outputs = [{"score": np.full(40, score), "is_anomaly": np.zeros(40, np.bool_)} for score in (2.0, 1.0)]
     result = judge([candidate("autoencoder", "a"), candidate("autoencoder", "b")], outputs, [rows, rows])
     assert (result.metric, result.best) == ("reconstruction_error", 1)
