@@ -103,14 +103,17 @@ class TabularProcessor(Processor):
         return {"features": features.astype(np.float32)}
 
     def decode(self, features: np.ndarray) -> list[dict[str, Any]]:
-        """The way back: features `[B, F]` to records by column name. NaN and the code of no category are None."""
+        """The way back: features `[B, F]` to records by column name. NaN and the code of no category are None.
+
+        A model computes codes: the nearest one counts.
+        """
         columns = [self._cells(column, features[:, index]) for index, column in enumerate(self.columns)]
         return [dict(zip(self.names, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
     def _cells(self, column: Column, values: np.ndarray) -> list[Any]:
         if column.kind == "numeric":
             return shortest(values)
-        codes = np.where(np.isnan(values), UNSEEN, values).astype(np.int64)
+        codes = np.rint(np.where(np.isnan(values), UNSEEN, values)).astype(np.int64)
         return [column.categories[code] if 0 <= code < len(column.categories) else None for code in codes]
 
     def save(self, directory: Path) -> ProcessorSpec:

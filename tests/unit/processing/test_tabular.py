@@ -50,6 +50,15 @@ def test_unseen_category_is_minus_one_and_spelling_counts() -> None:
     assert [row[1] for row in encode([1, "ulm", 0], [1, "Köln", 0], [1, "Ulm ", 0])] == [-1.0, -1.0, -1.0]
 
 
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(0.0, "Bonn"), (0.4, "Bonn"), (0.9999, "Ulm"), (1.4, "Ulm"), (1.6, None), (-0.6, None), (np.nan, None)],
+)
+def test_the_nearest_code_is_the_category(code: float, text: str | None) -> None:
+    (record,) = PROCESSOR.decode(np.array([[2.5, code, 1]], np.float32))
+    assert record == {"age": 2.5, "city": text, "member": 1.0}
+
+
 @pytest.mark.parametrize(("text", "value"), [("3", 3.0), (" -1.5e2 ", -150.0), (".5", 0.5), ("+7.", 7.0)])
 def test_plain_decimal_texts_are_numbers(text: str, value: float) -> None:
     assert encode([text, "Ulm", 0])[0][0] == value
