@@ -49,7 +49,7 @@ def decode(
 
 
 def _regression(outputs: Mapping[str, np.ndarray], *_: Any) -> list[Answer]:
-    values = _output(outputs, "prediction")
+    values = output_of(outputs, "prediction")
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     return [{"prediction": value} for value in _plain("prediction", values)]
@@ -58,7 +58,7 @@ def _regression(outputs: Mapping[str, np.ndarray], *_: Any) -> list[Answer]:
 def _classes(
     outputs: Mapping[str, np.ndarray], labels: tuple[str, ...], _columns: tuple[str, ...], top: int | None
 ) -> list[Answer]:
-    values = _output(outputs, "probabilities")
+    values = output_of(outputs, "probabilities")
     if values.ndim == 1:
         values = values[:, np.newaxis]
     if values.ndim == 2 and values.shape[1] == 1 and len(labels) == 2:
@@ -75,7 +75,7 @@ def _classes(
 
 
 def _forecast(outputs: Mapping[str, np.ndarray], _labels: Any, columns: tuple[str, ...], _top: Any) -> list[Answer]:
-    values = _output(outputs, "forecast")
+    values = output_of(outputs, "forecast")
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
     if values.ndim == 3:
@@ -107,12 +107,12 @@ def _anomaly(outputs: Mapping[str, np.ndarray], _labels: Any, columns: tuple[str
 
 
 def _features(outputs: Mapping[str, np.ndarray], *_: Any) -> list[Answer]:
-    return [{"features": row} for row in _plain("features", _output(outputs, "features"))]
+    return [{"features": row} for row in _plain("features", output_of(outputs, "features"))]
 
 
 def images_of(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """The pictures a model drew, u8 `[rows, height, width]` or `[rows, height, width, 1 or 3]`. Raises FailedPrecondition."""
-    values = _output(outputs, "image")
+    values = output_of(outputs, "image")
     if values.dtype != np.uint8 or values.ndim not in (3, 4) or (values.ndim == 4 and values.shape[3] not in (1, 3)):
         raise FailedPrecondition(
             "image: expected uint8 [rows, height, width], or with 1 or 3 channels. "
@@ -148,7 +148,7 @@ _DECODERS: Mapping[str, Callable[..., list[Answer]]] = {
 }
 
 
-def _output(outputs: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+def output_of(outputs: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """The output the task is about; a model that was trained elsewhere may call its only output otherwise."""
     if name in outputs:
         return outputs[name]
@@ -157,9 +157,14 @@ def _output(outputs: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     raise FailedPrecondition(f"Expected an output named {name}. The model gave {', '.join(outputs) or 'none'}.")
 
 
-def _plain(name: str, values: np.ndarray) -> list[Any]:
-    """Nested lists of Python numbers."""
+def finite(name: str, values: np.ndarray) -> np.ndarray:
+    """The values. Raises Internal where one of them is NaN or infinite."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
         raise Internal(f"{name}: expected finite numbers. The model gave NaN or an infinity for record {row}.")
-    return shortest(values)
+    return values
+
+
+def _plain(name: str, values: np.ndarray) -> list[Any]:
+    """Nested lists of Python numbers."""
+    return shortest(finite(name, values))

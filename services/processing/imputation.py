@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from services.errors import FailedPrecondition
+from services.processing.answers import finite, output_of
 from services.processing.base import Processor, Values
 from services.processing.tabular import TabularProcessor
 
@@ -36,8 +37,23 @@ def with_mask(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"values": np.where(known, features, np.float32(0)), "mask": known}
 
 
-def completed(outputs: Mapping[str, np.ndarray], processor: Processor) -> list[dict[str, Any]]:
-    """One answer per row: `{"record": {...}}` by column name. Raises FailedPrecondition for a model without columns."""
+def columns_of(processor: Processor) -> TabularProcessor:
+    """The processor, whose columns can be completed. Raises FailedPrecondition for one without columns."""
     if not isinstance(processor, TabularProcessor):
         raise FailedPrecondition(f"Expected a model of tabular records. Received: one of {processor.kind}.")
-    return [{"record": record} for record in processor.decode(outputs["rows"])]
+    return processor
+
+
+def completed(outputs: Mapping[str, np.ndarray], processor: Processor) -> list[dict[str, Any]]:
+    """One answer per row: `{"record": {...}}` by column name.
+
+    Raises FailedPrecondition for a model without columns, or outputs that are not its rows; Internal where the model gave
+    NaN or an infinity.
+    """
+    table = columns_of(processor)
+    rows = output_of(outputs, "rows")
+    if rows.ndim != 2 or rows.shape[1] != len(table.columns):
+        raise FailedPrecondition(
+            f"rows: expected shape [rows, {len(table.columns)}]. The model gave {list(rows.shape)}."
+        )
+    return [{"record": record} for record in table.decode(finite("rows", rows))]

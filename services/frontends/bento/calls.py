@@ -21,7 +21,7 @@ from services.frontends.bento.endpoints import BY_TASK, IMAGES, Endpoint
 from services.manifest import FP32, Manifest
 from services.processing import Processor, load_processor
 from services.processing.answers import decode, images_of, png
-from services.processing.imputation import IMPUTE, completed, with_mask
+from services.processing.imputation import IMPUTE, columns_of, completed, with_mask
 from services.processing.prompt import DRAWN_SEEDS
 from services.telemetry.exchange import CURRENT
 
@@ -115,9 +115,11 @@ class TypedCalls:
             servable = handle.servable
             manifest = _fitting(servable, endpoint)
             processor = await self.processor(servable)
-            inputs = await self._encode(processor, fitting_records(endpoint, name, processor, call.records))
+            records = fitting_records(endpoint, name, processor, call.records)
             if endpoint.signature == IMPUTE:
-                inputs = with_mask(inputs)
+                inputs = with_mask(await self._encode(columns_of(processor), records))
+            else:
+                inputs = await self._encode(processor, records)
             request = InferenceRequest(name, inputs, version=servable.version, signature=endpoint.signature)
             exchange = CURRENT.get()
             if exchange is not None:

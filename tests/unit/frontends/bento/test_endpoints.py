@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from services.engine.engine import Engine
+from services.engine.request import InferenceResponse
 from services.errors import QueueFull, ShuttingDown
 from services.frontends.bento.endpoints import ENDPOINTS
 from services.manifest import Manifest, ProcessorSpec
@@ -290,6 +291,40 @@ def test_nan_in_an_answer_is_an_error(serve: Any) -> None:
     response = serve(post("/regress", json={"records": [[None, 1]]}))
     assert response.status_code == 500
     assert "prediction: expected finite numbers" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "status", "error"),
+    [
+        ({"rows": [[np.nan, 2]]}, 500, "rows: expected finite numbers"),
+        ({"rows": [[1, np.inf]]}, 500, "rows: expected finite numbers"),
+        ({"rows": [[1, 2, 3]]}, 400, "rows: expected shape [rows, 2]. The model gave [1, 3]."),
+        ({"some": [[1, 2]], "other": [[1, 2]]}, 400, "Expected an output named rows. The model gave some, other."),
+    ],
+)
+def test_completed_rows_that_are_not_what_they_must_be_are_an_error(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, outputs: dict[str, Any], status: int, error: str
+) -> None:
+    async def send(client: httpx.AsyncClient, engine: Engine) -> httpx.Response:
+        async def infer(_: object) -> InferenceResponse:
+            arrays = {name: np.array(value, np.float32) for name, value in outputs.items()}
+            return InferenceResponse("rbm", 1, "impute", arrays)
+
+        monkeypatch.setattr(engine, "infer", infer)
+        return await client.post("/complete_records", json={"records": [[None, 2]]})
+
+    response = serve(send)
+    assert response.status_code == status
+    assert error in response.json()["error"]
+
+
+def test_records_of_a_model_without_columns_cannot_be_completed(serve: Any, tmp_path: Path) -> None:
+    write_family(tmp_path / "prompts" / "1", "text_to_image", task="tabular_features")
+    response = serve(post("/complete_records", json={"records": ["seven"]}), folder=tmp_path)
+    assert (response.status_code, response.json()) == (
+        400,
+        {"error": "Expected a model of tabular records. Received: one of prompt."},
+    )
 
 
 def test_requests_are_counted_by_endpoint_and_model(serve: Any) -> None:
