@@ -23,6 +23,7 @@ from services.processing import Processor, load_processor
 from services.processing.answers import decode, images_of, png
 from services.processing.imputation import IMPUTE, columns_of, completed, with_mask
 from services.processing.prompt import DRAWN_SEEDS
+from services.processing.values import is_missing
 from services.telemetry.exchange import CURRENT
 
 T = TypeVar("T")
@@ -32,6 +33,8 @@ HEAVY = 512
 DEFAULT_SCALE = 16
 MAX_SCALE = 64
 """Pixels of the file for each pixel that was drawn, in both directions."""
+MAX_SIDE = 4096
+"""Pixels of such a file at most, in either direction, unless the model itself draws more."""
 _LONG_TEXT = 4096
 _WAITING_ENCODES = 256
 
@@ -91,20 +94,21 @@ class TypedCalls:
     async def draw(self, endpoint: Endpoint, call: Call) -> Picture:
         """The picture of a call's one record, `scale` pixels wide for each of the model's.
 
-        A seed is drawn where none is given. Raises CornetError: what was expected and what was received.
+        A seed is drawn where none is given; without a scale the picture has the usual one, or the largest within
+        `MAX_SIDE`. Raises CornetError: what was expected and what was received.
         """
-        scale = DEFAULT_SCALE if call.scale is None else call.scale
-        if type(scale) is not int or not 1 <= scale <= MAX_SCALE:
+        scale = call.scale
+        if scale is not None and (type(scale) is not int or not 1 <= scale <= MAX_SCALE):
             raise InvalidArgument(f"scale: expected a whole number from 1 to {MAX_SCALE}. Received: {scale!r:.80}.")
         (record,) = call.records
-        if record.get("seed") is None:
+        if is_missing(record.get("seed")):
             record = {**record, "seed": secrets.randbelow(DRAWN_SEEDS)}
         try:
             response, _, _ = await self._infer(endpoint, replace(call, records=[record]))
         except DataError as error:
             raise InvalidArgument(str(error).removeprefix("record 0: ")) from error
         (image,) = images_of(response.outputs)
-        content = await self.in_thread(lambda: png(image, scale))
+        content = await self.in_thread(lambda: png(image, fitting_scale(image, scale)))
         return Picture(response.model, response.version, int(record["seed"]), content)
 
     async def _infer(self, endpoint: Endpoint, call: Call) -> tuple[InferenceResponse, tuple[str, ...], Processor]:
@@ -247,6 +251,20 @@ def fitting_records(endpoint: Endpoint, model: str, processor: Processor, record
     if any(isinstance(record, bytes) for record in records):
         raise InvalidArgument(f"images: expected a model of pictures. Received: {model}, which takes {endpoint.field}.")
     return records
+
+
+def fitting_scale(image: np.ndarray, scale: int | None) -> int:
+    """How large to draw a picture `[height, width, ...]`: `scale`, or the usual one within `MAX_SIDE`.
+
+    Raises InvalidArgument where the file would be larger.
+    """
+    height, width = image.shape[:2]
+    largest = max(1, MAX_SIDE // max(height, width))
+    if scale is not None and scale > largest:
+        raise InvalidArgument(
+            f"scale: expected at most {largest} for a picture of {width} x {height} pixels. Received: {scale}."
+        )
+    return min(DEFAULT_SCALE, largest) if scale is None else scale
 
 
 def picture_of(where: str, value: Any) -> bytes:

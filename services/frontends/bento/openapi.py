@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.errors import CornetError
-from services.frontends.bento.calls import DEFAULT_SCALE, MAX_SCALE, TypedCalls
+from services.frontends.bento.calls import DEFAULT_SCALE, MAX_SCALE, MAX_SIDE, TypedCalls
 from services.frontends.bento.endpoints import ENDPOINTS, IMAGES, Endpoint
 from services.frontends.bento.examples import example_records, placeholder, with_gaps
 from services.processing.imputation import IMPUTE
@@ -250,7 +250,10 @@ def _options(endpoint: Endpoint) -> Json:
             "minimum": 1,
             "maximum": MAX_SCALE,
             "nullable": True,
-            "description": f"Pixels of the file for each that is drawn; default {DEFAULT_SCALE}.",
+            "description": (
+                f"Pixels of the file for each that is drawn; default {DEFAULT_SCALE}. "
+                f"The file has at most {MAX_SIDE} in each direction."
+            ),
         }
     return options
 

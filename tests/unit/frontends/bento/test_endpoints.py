@@ -17,6 +17,7 @@ from PIL import Image
 from services.engine.engine import Engine
 from services.engine.request import InferenceResponse
 from services.errors import QueueFull, ShuttingDown
+from services.frontends.bento import calls
 from services.frontends.bento.endpoints import ENDPOINTS
 from services.manifest import Manifest, ProcessorSpec
 from services.testing_typed import PICTURE_AUTOENCODER, toys, write_family
@@ -398,8 +399,6 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
 
 
 def test_the_processor_is_read_once_per_version(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from services.frontends.bento import calls
-
     reads: list[Path] = []
     real = calls.load_processor
 
@@ -462,6 +461,26 @@ def test_a_call_that_cannot_be_drawn_is_refused_by_member(serve: Any, body: dict
     response = serve(post("/generate_image", json=body))
     assert response.status_code == 400
     assert response.json()["error"].startswith(error)
+
+
+@pytest.mark.parametrize("nothing", ["", "  ", None])
+def test_a_seed_that_holds_nothing_is_drawn(serve: Any, nothing: str | None) -> None:
+    response = serve(post("/generate_image", json={"prompt": "seven", "seed": nothing}))
+    assert response.status_code == 200
+    assert response.headers["x-seed"].isdigit()
+
+
+def test_the_side_of_a_picture_is_bounded_whatever_the_model_draws(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MAX_SIDE", 9)
+    assert picture(serve(post("/generate_image", json={"prompt": "seven"}))).shape == (8, 8)
+    assert picture(serve(post("/generate_image", json={"prompt": "seven", "scale": 4}))).shape == (8, 8)
+    response = serve(post("/generate_image", json={"prompt": "seven", "scale": 5}))
+    assert (response.status_code, response.json()) == (
+        400,
+        {"error": "scale: expected at most 4 for a picture of 2 x 2 pixels. Received: 5."},
+    )
+    monkeypatch.setattr(calls, "MAX_SIDE", 1)
+    assert picture(serve(post("/generate_image", json={"prompt": "seven"}))).shape == (2, 2)
 
 
 def picture(response: httpx.Response) -> np.ndarray:
