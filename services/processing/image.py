@@ -74,13 +74,13 @@ class ImageProcessor(Processor):
         """Shape of one encoded picture."""
         return self.height, self.width, self.channels
 
-    def encode(self, records: Values) -> dict[str, np.ndarray]:
-        """Raises DataError naming the record and what is wrong with it."""
+    def encode(self, records: Values, *, first: int = 0) -> dict[str, np.ndarray]:
+        """Raises DataError naming the record, counted from `first`, and what is wrong with it."""
         if isinstance(records, np.ndarray) and records.dtype == np.uint8 and records.shape[1:] == self.shape:
             return {"image": np.ascontiguousarray(records)}
         encoded = np.empty((len(records), *self.shape), np.uint8)
         for index, record in enumerate(records):
-            encoded[index] = self._encode(f"record {index}", record)
+            encoded[index] = self._encode(f"record {first + index}", record)
         return {"image": encoded}
 
     def save(self, directory: Path) -> ProcessorSpec:  # noqa: ARG002  # the options say it all: there is no asset to write

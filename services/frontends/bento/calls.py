@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import functools
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from services.frontends.bento.endpoints import BY_TASK, IMAGES, Endpoint
 from services.manifest import FP32, Manifest
 from services.processing import Processor, load_processor
 from services.processing.answers import decode, images_of, png
+from services.processing.image import ImageProcessor
 from services.processing.imputation import IMPUTE, columns_of, completed, with_mask
 from services.processing.prompt import DRAWN_SEEDS
 from services.processing.values import is_missing
@@ -35,6 +37,10 @@ MAX_SCALE = 64
 """Pixels of the file for each pixel that was drawn, in both directions."""
 MAX_SIDE = 4096
 """Pixels of such a file at most, in either direction, unless the model itself draws more."""
+MAX_PICTURES = 1000
+"""Pictures of one call."""
+_PICTURES_AT_ONCE = 16
+"""Pictures encoded in one turn in a thread: between turns others have theirs, and the call of a client that is gone ends."""
 _LONG_TEXT = 4096
 _WAITING_ENCODES = 256
 
@@ -85,11 +91,15 @@ class TypedCalls:
     async def answer(self, endpoint: Endpoint, call: Call) -> dict[str, Any]:
         """Model, version and one prediction per record. Raises CornetError: what was expected and what was received."""
         response, labels, processor = await self._infer(endpoint, call)
-        if endpoint.signature == IMPUTE:
-            answers = completed(response.outputs, processor)
-        else:
-            answers = decode(endpoint.task, response.outputs, labels, columns=processor.names, top=call.top_k)
-        return {"model": response.model, "version": response.version, "predictions": answers}
+
+        def answers() -> list[dict[str, Any]]:
+            if endpoint.signature == IMPUTE:
+                return completed(response.outputs, processor)
+            return decode(endpoint.task, response.outputs, labels, columns=processor.names, top=call.top_k)
+
+        pictures = any(output.ndim == 4 for output in response.outputs.values())  # which become PNG files
+        predictions = await self.in_thread(answers) if pictures else answers()
+        return {"model": response.model, "version": response.version, "predictions": predictions}
 
     async def draw(self, endpoint: Endpoint, call: Call) -> Picture:
         """The picture of a call's one record, `scale` pixels wide for each of the model's.
@@ -119,11 +129,10 @@ class TypedCalls:
             servable = handle.servable
             manifest = _fitting(servable, endpoint)
             processor = await self.processor(servable)
-            records = fitting_records(endpoint, name, processor, call.records)
             if endpoint.signature == IMPUTE:
-                inputs = with_mask(await self._encode(columns_of(processor), records))
+                inputs = with_mask(await self._encode(endpoint, name, columns_of(processor), call.records))
             else:
-                inputs = await self._encode(processor, records)
+                inputs = await self._encode(endpoint, name, processor, call.records)
             request = InferenceRequest(name, inputs, version=servable.version, signature=endpoint.signature)
             exchange = CURRENT.get()
             if exchange is not None:
@@ -207,10 +216,41 @@ class TypedCalls:
             self._processors.pop(servable, None)
             raise
 
-    async def _encode(self, processor: Processor, records: list[Any]) -> dict[str, np.ndarray]:
-        if isinstance(records[0], bytes) or _heavy(records):
+    async def _encode(
+        self, endpoint: Endpoint, model: str, processor: Processor, records: list[Any]
+    ) -> dict[str, np.ndarray]:
+        if isinstance(processor, ImageProcessor):
+            return await self._encode_pictures(endpoint, processor, records)
+        if endpoint.pictures and any(isinstance(record, bytes) for record in records):
+            raise InvalidArgument(
+                f"images: expected a model of pictures. Received: {model}, which takes {endpoint.field}."
+            )
+        if _heavy(records):
             return await self.in_thread(lambda: processor.encode(records))
         return processor.encode(records)
+
+    async def _encode_pictures(
+        self, endpoint: Endpoint, processor: ImageProcessor, records: list[Any]
+    ) -> dict[str, np.ndarray]:
+        """The same, a few at a time. Records in JSON are base64, as BentoML's clients send pictures."""
+        if len(records) > MAX_PICTURES:
+            raise InvalidArgument(
+                f"{endpoint.either}: expected at most {MAX_PICTURES} pictures. Received: {len(records)}."
+            )
+
+        def encode(first: int) -> np.ndarray:
+            part = enumerate(records[first : first + _PICTURES_AT_ONCE], first)
+            files = [
+                record if isinstance(record, bytes) else picture_of(f"{endpoint.field}[{index}]", record)
+                for index, record in part
+            ]
+            return processor.encode(files, first=first)["image"]
+
+        parts = [
+            await self.in_thread(functools.partial(encode, first))
+            for first in range(0, len(records), _PICTURES_AT_ONCE)
+        ]
+        return {"image": np.concatenate(parts)}
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run in one of the few encoding threads. Raises QueueFull where too many calls wait for one."""
@@ -227,30 +267,12 @@ def check(endpoint: Endpoint, call: Call) -> None:
     """Raises InvalidArgument where a member is not of its kind: a client sent it, so its type is only a hope."""
     if not isinstance(call.records, list) or not call.records:
         received = "an empty list" if call.records == [] else type(call.records).__name__
-        raise InvalidArgument(f"{endpoint.field}: expected a list of at least one. Received: {received}.")
+        raise InvalidArgument(f"{endpoint.either}: expected a list of at least one. Received: {received}.")
     if call.model is not None and (not isinstance(call.model, str) or not call.model):
         raise InvalidArgument(f"model: expected a name. Received: {call.model!r:.80}.")
     for member, value in (("version", call.version), ("top_k", call.top_k)):
         if value is not None and (type(value) is not int or not 1 <= value < 2**63):
             raise InvalidArgument(f"{member}: expected a positive integer. Received: {value!r:.80}.")
-
-
-def fitting_records(endpoint: Endpoint, model: str, processor: Processor, records: list[Any]) -> list[Any]:
-    """The records as the model's processor takes them, where its endpoint takes pictures as well as other records.
-
-    For a model of pictures, records in JSON are base64, as BentoML's clients send them. Raises InvalidArgument for pictures
-    where the model takes none.
-    """
-    if not endpoint.pictures:
-        return records
-    if processor.kind == "image":
-        return [
-            record if isinstance(record, bytes) else picture_of(f"{endpoint.field}[{index}]", record)
-            for index, record in enumerate(records)
-        ]
-    if any(isinstance(record, bytes) for record in records):
-        raise InvalidArgument(f"images: expected a model of pictures. Received: {model}, which takes {endpoint.field}.")
-    return records
 
 
 def fitting_scale(image: np.ndarray, scale: int | None) -> int:

@@ -40,6 +40,11 @@ class Endpoint:
         return (self.field, IMAGES) if self.pictures else (self.field,)
 
     @property
+    def either(self) -> str:
+        """Those members as a message names them."""
+        return " or ".join(self.fields)
+
+    @property
     def members(self) -> tuple[str, ...]:
         """Members of the body."""
         own = ("scale",) if self.draws else ("top_k",) if self.ranked else ()

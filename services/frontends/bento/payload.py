@@ -8,11 +8,10 @@ from starlette.datastructures import Headers, QueryParams, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from services.errors import InvalidArgument
-from services.frontends.bento.calls import Call, picture_of
+from services.frontends.bento.calls import MAX_PICTURES, Call, picture_of
 from services.frontends.bento.endpoints import IMAGES, Endpoint
 from services.frontends.rest.offload import offload
 
-MAX_FILES = 1000
 _FORM = "multipart/form-data"
 _RAW = ("image/", "application/octet-stream")
 
@@ -42,17 +41,13 @@ def _json(endpoint: Endpoint, body: bytes) -> dict[str, Any]:
         received = str(error) if body else "an empty body"
         also = ", or an image upload" if endpoint.images else ""
         raise InvalidArgument(
-            f"Expected a JSON object with {_either(endpoint)} (JSON has no NaN){also}. Received: {received}."
+            f"Expected a JSON object with {endpoint.either} (JSON has no NaN){also}. Received: {received}."
         ) from None
     if not isinstance(members, dict):
-        raise InvalidArgument(f"Expected a JSON object with {_either(endpoint)}. Received: {type(members).__name__}.")
+        raise InvalidArgument(f"Expected a JSON object with {endpoint.either}. Received: {type(members).__name__}.")
     if endpoint.images and isinstance(members.get(IMAGES), list):
         members[IMAGES] = [picture_of(f"{IMAGES}[{index}]", value) for index, value in enumerate(members[IMAGES])]
     return members
-
-
-def _either(endpoint: Endpoint) -> str:
-    return " or ".join(endpoint.fields)
 
 
 class _InMemory(MultiPartParser):
@@ -63,7 +58,7 @@ class _InMemory(MultiPartParser):
 
 async def _form(headers: Headers, body: bytes) -> dict[str, Any]:
     try:
-        form = await _InMemory(headers, _once(body), max_files=MAX_FILES, max_fields=16).parse()
+        form = await _InMemory(headers, _once(body), max_files=MAX_PICTURES, max_fields=16).parse()
     except MultiPartException as error:
         raise InvalidArgument(f"Expected multipart/form-data. Received: {error.message}") from None
     members: dict[str, Any] = {IMAGES: []}
@@ -117,7 +112,7 @@ def _call(endpoint: Endpoint, members: Mapping[str, Any]) -> Call:
     given = [name for name in endpoint.fields if name in members]
     if len(given) != 1:
         expected = "a text" if endpoint.draws else "a list of at least one"
-        raise InvalidArgument(f"{_either(endpoint)}: expected {expected}. Received: {'both' if given else 'none'}.")
+        raise InvalidArgument(f"{endpoint.either}: expected {expected}. Received: {'both' if given else 'none'}.")
     options = {name: members.get(name) for name in ("model", "version", "top_k", "scale")}
     if endpoint.draws:
         record = {name: members[name] for name in (endpoint.field, *endpoint.one) if name in members}

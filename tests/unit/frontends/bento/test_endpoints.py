@@ -5,6 +5,7 @@ import base64
 import gzip
 import io
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,12 +152,115 @@ def test_records_go_to_the_model_of_records(serve: Any, both_kinds: Path) -> Non
         ({"records": [POINT], "model": "parts"}, "records[0]: expected an image file in base64"),
         ({"records": [POINT], "images": [PIXEL]}, "records or images: expected a list of at least one. Received: both"),
         ({"model": "parts"}, "records or images: expected a list of at least one. Received: none"),
+        ({"images": []}, "records or images: expected a list of at least one. Received: an empty list"),
     ],
 )
 def test_the_wrong_kind_for_a_detector_is_named(serve: Any, both_kinds: Path, body: Any, message: str) -> None:
     response = serve(post("/detect_anomaly", json=body), folder=both_kinds)
     assert response.status_code == 400
     assert message in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "request_"),
+    [
+        ("/detect_anomaly", {"json": {"images": [PIXEL] * 3}}),
+        ("/detect_anomaly", {"json": {"records": [PIXEL] * 3, "model": "parts"}}),
+        ("/detect_anomaly", {"files": [("images", ("a.png", png()))] * 3}),
+    ],
+    ids=["base64", "as records", "multipart"],
+)
+def test_a_call_has_a_bounded_number_of_pictures_in_every_form(
+    serve: Any, both_kinds: Path, monkeypatch: pytest.MonkeyPatch, path: str, request_: dict[str, Any]
+) -> None:
+    assert len(serve(post(path, **request_), folder=both_kinds).json()["predictions"]) == 3
+    monkeypatch.setattr(calls, "MAX_PICTURES", 2)
+    response = serve(post(path, **request_), folder=both_kinds)
+    assert (response.status_code, response.json()) == (
+        400,
+        {"error": "records or images: expected at most 2 pictures. Received: 3."},
+    )
+
+
+def test_an_upload_has_as_many_files_at_most_as_a_call_has_pictures(serve: Any) -> None:
+    files = [("images", ("a.png", b""))] * (calls.MAX_PICTURES + 1)
+    response = serve(post("/classify_image", files=files))
+    assert response.status_code == 400
+    assert f"Maximum number of files is {calls.MAX_PICTURES}" in response.json()["error"]
+
+
+def test_many_pictures_are_encoded_in_turns_and_answered_in_order(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    real = calls.ImageProcessor.encode
+
+    def encode(self: Any, records: Any, **options: Any) -> Any:
+        turns.append(len(records))
+        return real(self, records, **options)
+
+    monkeypatch.setattr(calls.ImageProcessor, "encode", encode)
+    pictures = [base64.b64encode(png(value)).decode() for value in range(40)]
+    predictions = serve(post("/extract_features", json={"images": pictures})).json()["predictions"]
+    assert [prediction["features"][0] for prediction in predictions] == [float(value) for value in range(40)]
+    assert turns == [16, 16, 8]
+
+
+def test_no_more_pictures_are_encoded_for_a_client_that_is_gone(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    started, released = threading.Event(), threading.Event()
+    real = calls.ImageProcessor.encode
+
+    def encode(self: Any, records: Any, **options: Any) -> Any:
+        turns.append(len(records))
+        started.set()
+        released.wait(20)
+        return real(self, records, **options)
+
+    monkeypatch.setattr(calls.ImageProcessor, "encode", encode)
+
+    async def leave(client: httpx.AsyncClient, _: Engine) -> int:
+        many = asyncio.ensure_future(client.post("/classify_image", files=[("images", ("a.png", png()))] * 40))
+        await asyncio.to_thread(started.wait, 20)
+        many.cancel()
+        await asyncio.gather(many, return_exceptions=True)
+        released.set()
+        return (await client.post("/classify_image", content=png(), headers=PNG)).status_code
+
+    assert serve(leave) == 200
+    assert turns == [16, 1]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"images": [PIXEL] * 20 + ["AAAA"]}, "record 20: expected an image file"),
+        ({"records": [PIXEL] * 20 + ["?"], "model": "parts"}, "records[20]: expected an image file in base64"),
+    ],
+)
+def test_a_picture_in_a_later_turn_is_named_by_its_place_in_the_call(
+    serve: Any, both_kinds: Path, body: Any, message: str
+) -> None:
+    assert message in serve(post("/detect_anomaly", json=body), folder=both_kinds).json()["error"]
+
+
+def test_pictures_are_read_and_written_in_threads(
+    serve: Any, both_kinds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, str] = {}
+    read, decode = calls.picture_of, calls.decode
+
+    def reading(*arguments: Any) -> Any:
+        threads["base64"] = threading.current_thread().name
+        return read(*arguments)
+
+    def answering(*arguments: Any, **options: Any) -> Any:
+        threads["png"] = threading.current_thread().name
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(calls, "picture_of", reading)
+    monkeypatch.setattr(calls, "decode", answering)
+    serve(post("/detect_anomaly", json={"records": [PIXEL], "model": "parts"}), folder=both_kinds)
+    assert {name.rpartition("_")[0] for name in threads.values()} == {"cornet-encode"}
+    assert sorted(threads) == ["base64", "png"]
 
 
 def test_a_large_call_is_answered_in_order(serve: Any) -> None:
