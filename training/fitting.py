@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 MONITOR = "val_loss"
 
 Tell = Callable[[int, float], None]
-"""Called after each epoch with its number from 0 and the best validation loss so far; may raise to end the training."""
+"""Called after each epoch with its number from 0 and the best validation loss so far, both over all stages; may raise to end
+the training."""
 
 
 def fit_in_memory(
@@ -25,22 +26,36 @@ def fit_in_memory(
     options: CommonOptions,
     tell: Tell | None = None,
 ) -> list[float]:
-    """Fit as a run does, and leave the weights of the best epoch in the model; returns the validation loss by epoch.
+    """Fit all stages as a run does, and leave the weights of the best epoch in the model.
 
-    Raises FailedPrecondition where training diverges.
+    Returns the validation loss by epoch, over all stages. Raises FailedPrecondition where training diverges.
     """
     import keras
 
-    history: list[dict[str, float]] = []
-    watch = _watch(history, tell)
-    stopping = keras.callbacks.EarlyStopping(MONITOR, patience=options.patience, restore_best_weights=True)
-    moving = schedule_callbacks(options, len(training), history)
-    pipeline.fit(model, training, validation, options, [watch, stopping, *moving])
-    return [entry[MONITOR] for entry in history]
+    losses: list[float] = []
+    kept: tuple[float, list[Any]] = math.inf, []
+    stages = pipeline.stages(options)
+    for index, stage in enumerate(stages):
+        if index:
+            pipeline.begin(model, training, stage.options)
+        history: list[dict[str, float]] = []
+        watch = _watch(history, losses, tell)
+        stopping = keras.callbacks.EarlyStopping(MONITOR, patience=stage.options.patience, restore_best_weights=True)
+        moving = schedule_callbacks(stage.options, len(training), history)
+        pipeline.fit(model, training, validation, stage.options, [watch, stopping, *moving])
+        best = min((entry[MONITOR] for entry in history), default=math.inf)
+        if len(stages) > 1 and best < kept[0]:
+            kept = best, model.get_weights()
+    if kept[1]:
+        model.set_weights(kept[1])
+    return losses
 
 
-def _watch(history: list[dict[str, float]], tell: Tell | None) -> Any:
-    """A Keras callback that writes down the validation loss, and ends a training that has none."""
+def _watch(history: list[dict[str, float]], losses: list[float], tell: Tell | None) -> Any:
+    """A Keras callback that writes down the validation loss, and ends a training that has none.
+
+    `history` is the stage's, `losses` are those of all stages.
+    """
     import keras
 
     class Watch(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
@@ -49,7 +64,8 @@ def _watch(history: list[dict[str, float]], tell: Tell | None) -> Any:
             if not math.isfinite(loss):
                 raise FailedPrecondition(f"Training diverged: validation loss {loss:g} in epoch {epoch + 1}.")
             history.append({MONITOR: loss})
+            losses.append(loss)
             if tell is not None:
-                tell(epoch, min(entry[MONITOR] for entry in history))
+                tell(len(losses) - 1, min(losses))
 
     return Watch()

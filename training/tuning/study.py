@@ -248,7 +248,9 @@ class Study:
                 Pruner.MEDIAN: optuna.pruners.MedianPruner(
                     n_startup_trials=5, n_warmup_steps=max(1, plan.base.epochs // 20)
                 ),
-                Pruner.HYPERBAND: optuna.pruners.HyperbandPruner(max_resource=plan.base.epochs),
+                Pruner.HYPERBAND: optuna.pruners.HyperbandPruner(
+                    max_resource=sum(stage.options.epochs for stage in plan.pipeline.stages(plan.base))
+                ),
                 Pruner.NONE: optuna.pruners.NopPruner(),
             }
             study = optuna.create_study(

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from training.fitting import fit_in_memory
 from training.options import parse
 from training.pipeline import Examples, Source, Stage
 from training.pipelines.regressor import Regressor, RegressorOptions
-from training.runner import Interrupted, Job, Outcome, train
+from training.runner import Interrupted, Job, Outcome, encoded_parts, train
 from training.stages import StageResult, bought
 
 # Keras reads the learning rate in a way that numpy warns about.
@@ -103,6 +104,26 @@ def test_the_weights_of_the_better_stage_are_published(job: Job) -> None:
     assert "Published: the weights of last layer" in printed
     assert "(worse)" in printed
     assert outcome.metrics["rmse"] < 10
+
+
+@pytest.mark.parametrize("rate", [3e-3, 5.0])
+def test_fitting_without_a_run_trains_every_stage_and_leaves_the_best_weights(job: Job, rate: float) -> None:
+    class Stepping(InTwo):
+        def begin(self, model: keras.Model, train: Examples, options: RegressorOptions) -> None:
+            super().begin(model, train, replace(options, learning_rate=rate))
+
+    pipeline, told = Stepping(), []
+    _, processor, training, validation, _ = encoded_parts(
+        pipeline, job.source, job.options, Console(file=io.StringIO())
+    )
+    keras.utils.set_random_seed(0)
+    model = pipeline.build(training, processor, job.options)
+    losses = fit_in_memory(pipeline, model, training, validation, job.options, lambda *args: told.append(args))
+    assert told == [(epoch, min(losses[: epoch + 1])) for epoch in range(5)]
+    assert (min(losses[:2]) < min(losses[2:])) == (rate > 1)
+    learnt = pipeline.to_learn(validation, training, job.options)
+    left = model.evaluate(learnt.inputs, learnt.targets, verbose=0)
+    assert left == pytest.approx(min(losses), rel=1e-4)
 
 
 def test_an_error_that_falls_is_better_and_a_score_that_falls_is_worse() -> None:
