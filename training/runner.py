@@ -95,9 +95,7 @@ def train(job: Job, console: Console) -> Outcome:
     for stage in sorted(range(len(checkpoint.histories)), key=lambda stage: stage == checkpoint.best_stage):
         checkpoint.use(model, stage)
         serving = pipeline.serving_model(model, training, validation, processor, options)
-        test = pipeline.equip(serving, training, test, options)
-        outputs = predict(serving, test.serving_inputs)
-        metrics = pipeline.evaluate(outputs, test, options) | pipeline.evaluate_model(model, test, options)
+        test, outputs, metrics = judge(pipeline, model, serving, training, test, options)
         by_stage[stage] = metrics
     metrics |= pipeline.examine(serving, training, validation, test, processor, options)
     stages = stage_results([stage.name for stage in pipeline.stages(options)], checkpoint, by_stage)
@@ -179,6 +177,15 @@ def _variants(
     )
     with console.status("other precisions") as status:
         return publish_variants(exported, job.variants, evidence, repository=job.repository, progress=status.update)
+
+
+def judge(
+    pipeline: Pipeline, model: Any, serving: ServingModel, training: Examples, part: Examples, options: CommonOptions
+) -> tuple[Examples, dict[str, np.ndarray], dict[str, float]]:
+    """A part as the family equips it, the outputs that would be served for its rows, and their metrics and the model's."""
+    part = pipeline.equip(serving, training, part, options)
+    outputs = predict(serving, part.serving_inputs)
+    return part, outputs, pipeline.evaluate(outputs, part, options) | pipeline.evaluate_model(model, part, options)
 
 
 def predict(serving: ServingModel, inputs: Arrays) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from services.errors import FailedPrecondition, InvalidArgument
 from training.environment import import_keras
 from training.fitting import MONITOR, Tell, fit_in_memory
 from training.pipeline import CommonOptions, Pipeline, Source
-from training.runner import predict
+from training.runner import judge
 
 LOSS = MONITOR
 """The objective that needs no metric: the best epoch's validation loss."""
@@ -16,7 +16,7 @@ LOSS = MONITOR
 
 @dataclass(frozen=True)
 class Judged:
-    """What a trial came to: metrics of the would-be served outputs on validation rows, with `val_loss` among them."""
+    """What a trial came to: metrics of the would-be served outputs and of the model on validation rows, and `val_loss`."""
 
     metrics: dict[str, float]
     epochs: int
@@ -45,7 +45,7 @@ def run_trial(pipeline: Pipeline, options: CommonOptions, source: Source, sha256
         model = pipeline.build(training, processor, options)
         losses = fit_in_memory(pipeline, model, training, validation, options, tell)
         serving = pipeline.serving_model(model, training, validation, processor, options)
-        metrics = dict(pipeline.evaluate(predict(serving, validation.inputs), validation, options))
+        _, _, metrics = judge(pipeline, model, serving, training, validation, options)
     finally:
         gc.collect()
     if not losses:
