@@ -191,7 +191,7 @@ class RequestSeries:
         counts = values.astype(np.intp)
         times = None if len(arrived) == requests.sum() else (requests / values).repeat(counts)
         self.seconds.add(ended.repeat(counts) - arrived, times)
-        self.last_ended_at = float(ended[-1])
+        self.last_ended_at = max(self.last_ended_at, float(ended.max()))
         decode, queue, compute, encode = self.steps
         decode.add(dispatched.repeat(counts) - waited_s - arrived, times)
         queue.add(waited_s, times)
@@ -207,7 +207,7 @@ class RequestSeries:
         arrived, decode_s, inferred, ended, queue_us, compute_us, received, sent = _columns(self.kept, self.WIDTH)
         self.kept.clear()
         self.seconds.add(ended - arrived)
-        self.last_ended_at = float(ended[-1])
+        self.last_ended_at = max(self.last_ended_at, float(ended.max()))
         self.received_bytes += int(received.sum())
         self.sent_bytes += int(sent.sum())
         phases = np.stack((decode_s, queue_us * 1e-6, compute_us * 1e-6, ended - inferred))

@@ -83,6 +83,18 @@ def test_a_run_s_requests_are_counted_alike_one_by_one_and_all_at_once():
     assert together.last_ended_at == 16.25
 
 
+def test_the_last_answer_is_the_latest_in_whatever_order_they_are_counted():
+    series = RequestSeries((0.1, 1, 10))
+    series.count_run(1, [12.0], [0.5], 13.0, 13.5, 16.0, 0.25)
+    series.count_run(1, [12.0], [0.5], 13.0, 13.5, 14.0, 0.25)
+    series.settle()
+    assert series.last_ended_at == 16.0
+    for ended in (15.0, 18.0, 17.0):
+        series.kept += (12.0, 0.5, 13.5, ended, 0.0, 250.0, 1.0, 1.0)
+    series.settle()
+    assert series.last_ended_at == 18.0
+
+
 def test_a_turn_that_comes_late_is_no_part_of_the_decoding():
     metrics = Metrics()
     exchange = Exchange(metrics, "oip-grpc", "ModelInfer", ())
