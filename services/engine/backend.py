@@ -119,7 +119,8 @@ class OnnxBackend:
     def __init__(self, files: Path | Mapping[str, Path], options: BackendOptions | None = None) -> None:
         """`files`: a model.onnx, which then is `serving_default`, or the file of each signature; some may share one.
 
-        Raises DataLoss where one is no ONNX model, FailedPrecondition where a provider is absent.
+        `providers` are those of the file that has it worst, where some had to fall back. Raises DataLoss where one is no ONNX
+        model, FailedPrecondition where a provider is absent, or cannot be used for one of the files.
         """
         options = options or BackendOptions()
         asked = _providers(options)
@@ -128,24 +129,20 @@ class OnnxBackend:
         self._graphs = {signature: opened[path] for signature, path in paths.items()}
         self._distinct = tuple(opened.values())
         self.signatures: Mapping[str, Signature] = {key: graph.signature for key, graph in self._graphs.items()}
-        self.providers: tuple[str, ...] = self._distinct[0].providers
-        if self.providers[0] != asked[0]:
-            if options.providers and not options.allow_cpu_fallback:
-                raise FailedPrecondition(
-                    f"Expected the model to run on {asked[0]}. Received: {self.providers[0]}; the provider's libraries or "
-                    "its device could not be used."
-                )
-            _log.warning("an execution provider cannot be used", asked=asked[0], used=self.providers[0])
-        self._device = device_of(self.providers[0], options.gpu.index)
-        on_gpu = self.providers[0] in DEVICE_PROVIDERS
+        self.providers: tuple[str, ...] = max(
+            (graph.providers for graph in self._distinct),
+            key=lambda providers: (providers[0] == CPU, providers[0] != asked[0]),
+        )
+        on_gpu = [graph for graph in self._distinct if graph.providers[0] in DEVICE_PROVIDERS]
+        self._device = device_of((on_gpu or self._distinct)[0].providers[0], options.gpu.index)
         self.threads = DeviceThreads(options.gpu.runs) if on_gpu or options.as_device else None
         self._pool: BufferPool | None = None
         self._short_of_memory = False
         if self.threads is not None and not all(graph.has_strings for graph in self._distinct):
             self._pool = BufferPool(host_memory(self._device.kind, self._device.index))
             for graph in self._distinct:
-                graph.bind(self._pool, options.gpu.index if on_gpu else None)
-        self.convolves = on_gpu and any(_convolves(graph.session) for graph in self._distinct)
+                graph.bind(self._pool, options.gpu.index if graph in on_gpu else None)
+        self.convolves = any(_convolves(graph.session) for graph in on_gpu)
         self._open = True
 
     @property
@@ -246,6 +243,7 @@ def _providers(options: BackendOptions) -> tuple[str, ...]:
 
 
 def _open(path: Path, providers: tuple[str, ...], options: BackendOptions) -> ort.InferenceSession:
+    """A session of a file. ONNX Runtime falls back to another provider by itself, for any of them: that is seen here."""
     settings = ort.SessionOptions()
     settings.log_severity_level = _QUIET
     settings.intra_op_num_threads = options.intra_op_threads or options.cpus or available_cpus()
@@ -265,11 +263,20 @@ def _open(path: Path, providers: tuple[str, ...], options: BackendOptions) -> or
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         ort.preload_dlls()  # CUDA and cuDNN are wheels beside ours, in folders that the loader does not search
     try:
-        return ort.InferenceSession(str(path), settings, providers=configured)
+        session = ort.InferenceSession(str(path), settings, providers=configured)
     except Exception as error:
         if exhausted(str(error)):
             raise ResourceExhausted(f"Expected memory for {path.name}. Received: {_reason(error, path)}") from error
         raise DataLoss(f"{path.name} is no model ONNX Runtime can load: {_reason(error, path)}") from error
+    used = session.get_providers()[0]
+    if used != providers[0]:
+        if options.providers and not options.allow_cpu_fallback:
+            raise FailedPrecondition(
+                f"Expected {path.name} to run on {providers[0]}. Received: {used}; the provider's libraries or its device "
+                "could not be used."
+            )
+        _log.warning("an execution provider cannot be used", file=path.name, asked=providers[0], used=used)
+    return session
 
 
 def _to_text(name: str, array: np.ndarray) -> np.ndarray:

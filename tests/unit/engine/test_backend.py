@@ -2,6 +2,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -192,3 +193,37 @@ def test_a_missing_file_of_a_further_signature_is_named(tmp_path):
     files["doubled"].unlink()
     with pytest.raises(DataLoss, match=r"model-doubled\.onnx"):
         OnnxBackend(files)
+
+
+AZURE = "AzureExecutionProvider"  # of every build of ONNX Runtime a known name
+CPU = "CPUExecutionProvider"
+
+
+@pytest.fixture
+def only_the_first_file_fits(monkeypatch):
+    """ONNX Runtime as it is where a further file's session cannot have the provider: it falls back without an error."""
+
+    class Session(ort.InferenceSession):
+        def __init__(
+            self, path: str, settings: ort.SessionOptions, providers: list[tuple[str, dict[str, str]]]
+        ) -> None:
+            super().__init__(path, settings, providers=[CPU])
+            self._told = [AZURE, CPU] if Path(path).name == "model.onnx" else [CPU]
+
+        def get_providers(self) -> list[str]:
+            return self._told
+
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [AZURE, CPU])
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+
+
+@pytest.mark.usefixtures("only_the_first_file_fits")
+def test_a_further_file_that_falls_back_to_the_cpu_is_an_error(tmp_path):
+    with pytest.raises(FailedPrecondition, match=rf"Expected model-doubled\.onnx to run on {AZURE}. Received: {CPU}"):
+        OnnxBackend(several(tmp_path / "1"), BackendOptions(providers=(AZURE,)))
+
+
+@pytest.mark.usefixtures("only_the_first_file_fits")
+def test_where_that_is_allowed_the_provider_of_the_worst_file_is_told(tmp_path):
+    backend = OnnxBackend(several(tmp_path / "1"), BackendOptions(providers=(AZURE,), allow_cpu_fallback=True))
+    assert backend.providers == (CPU,)
