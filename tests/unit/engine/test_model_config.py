@@ -102,4 +102,15 @@ def test_the_user_s_word_goes_before_the_manifest_s_and_that_before_the_defaults
 def test_the_documented_example_is_valid():
     path = Path(__file__).parents[3] / "deploy" / "models.toml"
     names = {config.name for config in load_models_file(path)}
-    assert names == {"regressor", "classifier", "cnn", "lstm", "transformer", "autoencoder", "vgg16", "text_to_image"}
+    assert names == {
+        "regressor",
+        "classifier",
+        "cnn",
+        "lstm",
+        "transformer",
+        "autoencoder",
+        "vgg16",
+        "text_to_image",
+        "finetune",
+        "rbm",
+    }
