@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from services.errors import DataLoss, ManifestError
@@ -229,6 +229,7 @@ class Manifest:
         if not signatures:
             raise ManifestError("manifest.signatures: expected at least one signature. Received: {}.")
         processor, variant = value.get("processor"), value.get("variant")
+        files = _hashes(reader.take("files", dict))
         return cls(
             name=reader.take("name", str),
             family=reader.take("family", str),
@@ -246,11 +247,11 @@ class Manifest:
                 for i, record in enumerate(reader.take("parity", list))
             ),
             provenance=Provenance(**_Reader(value.get("provenance", {}), "manifest.provenance").known(Provenance)),
-            files=_hashes(reader.take("files", dict)),
+            files=files,
             precision=reader.take("precision", str) if "precision" in value else FP32,
             variant=None if variant is None else _variant(variant),
             onnx_files={
-                key: _onnx_file(value, f"manifest.signatures.{key}")
+                key: _onnx_file(value, f"manifest.signatures.{key}", files)
                 for key, value in described.items()
                 if "onnx" in value
             },
@@ -356,9 +357,12 @@ def _signature(value: Any, where: str) -> Signature:
     return Signature(inputs, outputs)
 
 
-def _onnx_file(value: Any, where: str) -> str:
+def _onnx_file(value: Any, where: str, files: Mapping[str, str]) -> str:
+    """The ONNX file that a signature names. One without a hash would be loaded unchecked."""
     name: str = _Reader(value, where).take("onnx", str)
     _check_path(name, f"{where}.onnx")
+    if name not in files:
+        raise ManifestError(f"{where}.onnx: expected a file with a hash in manifest.files. Received: {name!r:.100}.")
     return name
 
 
@@ -389,5 +393,10 @@ def _hashes(files: dict[str, Any]) -> dict[str, str]:
 
 
 def _check_path(name: str, where: str) -> None:
-    if not name or name.startswith("/") or ".." in Path(name).parts:
-        raise ManifestError(f"{where}: expected a path inside the version directory. Received: {name!r:.100}.")
+    """Refuse what is outside the version, and a second spelling of a path, under which its hash would not be found."""
+    path = PurePosixPath(name)
+    outside = not path.parts or path.is_absolute() or ".." in path.parts
+    if outside or "\0" in name or name != path.as_posix():
+        raise ManifestError(
+            f"{where}: expected a path inside the version directory, in its shortest form. Received: {name!r:.100}."
+        )

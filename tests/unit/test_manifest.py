@@ -131,7 +131,9 @@ def test_what_is_no_json_object_is_refused(tmp_path, text):
         ({"variant": []}, "manifest.variant"),
         ({"variant": {"source": "x"}}, "manifest.variant"),
         ({"variant": {**asdict(INT8.variant), "latency": [{"rows": 1}]}}, r"manifest.variant.latency\[0\]"),
+        ({"processor": {"kind": "text", "options": {}, "files": ["./assets/words.json"]}}, "processor.files"),
         ({"files": {"../x": "0" * 64}}, "manifest.files"),
+        ({"files": {"assets//x": "0" * 64}}, "manifest.files"),
         ({"files": {"model.onnx": "short"}}, "SHA-256"),
     ],
 )
@@ -181,6 +183,7 @@ SEVERAL = replace(
     FULL,
     signatures=FULL.signatures | {"again": FULL.signatures["serving_default"], "doubled": DOUBLED},
     onnx_files={"doubled": "model-doubled.onnx"},
+    files=FULL.files | {"model-doubled.onnx": "c" * 64},
     parity=(*FULL.parity, replace(FULL.parity[0], output="y", signature="doubled")),
 )
 
@@ -203,4 +206,23 @@ def test_an_onnx_file_outside_the_version_is_refused(name):
     value = json.loads(json.dumps(SEVERAL.to_json()))
     value["signatures"]["doubled"]["onnx"] = name
     with pytest.raises(ManifestError, match=r"manifest.signatures.doubled.onnx"):
+        Manifest.from_json(value)
+
+
+@pytest.mark.parametrize(
+    "name", ["./model-doubled.onnx", "a//b.onnx", "a/./b.onnx", "model-doubled.onnx/", ".", "model\0.onnx"]
+)
+def test_a_second_spelling_of_a_path_is_refused(name):
+    value = json.loads(json.dumps(SEVERAL.to_json()))
+    value["signatures"]["doubled"]["onnx"] = name
+    with pytest.raises(
+        ManifestError, match=r"manifest.signatures.doubled.onnx: expected a path .* in its shortest form"
+    ):
+        Manifest.from_json(value)
+
+
+def test_an_onnx_file_without_a_hash_is_refused():
+    value = json.loads(json.dumps(SEVERAL.to_json()))
+    del value["files"]["model-doubled.onnx"]
+    with pytest.raises(ManifestError, match=r"manifest.signatures.doubled.onnx: expected a file with a hash"):
         Manifest.from_json(value)
