@@ -277,6 +277,18 @@ def onnx_file_of(signature: str) -> str:
     return ONNX_FILE if signature == DEFAULT_SIGNATURE else f"model-{signature}.onnx"
 
 
+def onnx_files_of(manifest: Manifest | None) -> dict[str, str]:
+    """Every signature's ONNX file; without a manifest model.onnx is that of `serving_default`, the only one."""
+    if manifest is None:
+        return {DEFAULT_SIGNATURE: ONNX_FILE}
+    return {key: manifest.onnx_file(key) for key in manifest.signatures}
+
+
+def has_onnx(directory: Path, manifest: Manifest | None) -> bool:
+    """Whether a version holds ONNX files, be it that some of its signatures' are missing."""
+    return any((directory / file).is_file() for file in onnx_files_of(manifest).values())
+
+
 def samples_file_of(onnx_file: str) -> str:
     """Where the stored rows of an ONNX file's function are: assets/samples-impute.npz for model-impute.onnx."""
     if onnx_file == ONNX_FILE:

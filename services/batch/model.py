@@ -8,7 +8,7 @@ from services.batch.tensors import TensorEncoder
 from services.engine.backend import Backend, BackendOptions, OnnxBackend
 from services.engine.repository import scan_model
 from services.errors import DataLoss, FailedPrecondition, InvalidArgument, ModelNotFound, SignatureNotFound
-from services.manifest import ONNX_FILE, Manifest, sha256
+from services.manifest import Manifest, has_onnx, onnx_files_of, sha256
 from services.processing import Processor, load_processor
 from services.processing.imputation import IMPUTE, ImputeEncoder
 from services.processing.tabular import TabularProcessor
@@ -48,13 +48,14 @@ def resolve(repository: Path, target: str, signature: str = DEFAULT_SIGNATURE) -
         known = f"In {repository}: {', '.join(f'{name}/{v}' for v in sorted(versions)) or 'no version of it'}."
         raise ModelNotFound(name, int(text) if text else None, known=known)
     path = versions[version].path.resolve()
-    if not (path / ONNX_FILE).is_file():
-        raise FailedPrecondition(f"{name}/{version}: expected a {ONNX_FILE}. Received: a version without one.")
     manifest = read_card(path).manifest
-    signatures = (DEFAULT_SIGNATURE,) if manifest is None else tuple(manifest.signatures)
-    if signature not in signatures:
-        raise SignatureNotFound(signature, signatures)
-    file = ONNX_FILE if manifest is None else manifest.onnx_file(signature)
+    files = onnx_files_of(manifest)
+    if not has_onnx(path, manifest):
+        expected = ", ".join(dict.fromkeys(files.values()))
+        raise FailedPrecondition(f"{name}/{version}: expected {expected}. Received: a version without ONNX files.")
+    if signature not in files:
+        raise SignatureNotFound(signature, tuple(files))
+    file = files[signature]
     return ModelRef(name, version, path, _verified(path, manifest, file), signature, file)
 
 

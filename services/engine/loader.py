@@ -13,9 +13,9 @@ from services.engine.costs import CostTable, elements_of
 from services.engine.model_config import BatchingOptions, ModelConfig
 from services.engine.servable import Servable
 from services.errors import CornetError, DataLoss, ManifestError
-from services.manifest import ONNX_FILE, SAVED_MODEL_FILE, Manifest, sha256
+from services.manifest import SAVED_MODEL_FILE, Manifest, has_onnx, onnx_files_of, sha256
 from services.telemetry.log import get_logger
-from services.tensors import DEFAULT_SIGNATURE, DYNAMIC, Signature, TensorSpec
+from services.tensors import DYNAMIC, Signature, TensorSpec
 
 _WARM_ENOUGH_S = 0.02  # a batch beyond this never runs on the loop, and one size or two have warmed the model up
 _SHORT_S = 2e-4
@@ -112,19 +112,19 @@ def _prefers_one_thread(backend: Backend, costs: Mapping[str, CostTable], option
 
 
 def open_backend(path: Path, manifest: Manifest | None, options: BackendOptions) -> Backend:
-    """The backend for a version directory: ONNX where there is a model.onnx, else its SavedModel. Raises CornetError.
+    """The backend for a version directory: ONNX where its files are there, else its SavedModel. Raises CornetError.
 
     Without a manifest a model.onnx is the signature `serving_default`, and no other.
     """
-    if (path / ONNX_FILE).is_file():
-        signatures = (DEFAULT_SIGNATURE,) if manifest is None else tuple(manifest.signatures)
-        files = {key: path / (ONNX_FILE if manifest is None else manifest.onnx_file(key)) for key in signatures}
-        return OnnxBackend(files, options)
+    files = onnx_files_of(manifest)
+    if has_onnx(path, manifest):
+        return OnnxBackend({key: path / file for key, file in files.items()}, options)
     if (path / SAVED_MODEL_FILE).is_file():
         from services.engine.savedmodel_backend import SavedModelBackend
 
         return SavedModelBackend(path)
-    raise DataLoss(f"Expected {ONNX_FILE} or {SAVED_MODEL_FILE} in the version directory. Received: neither.")
+    expected = ", ".join(dict.fromkeys(files.values()))
+    raise DataLoss(f"Expected {expected} or {SAVED_MODEL_FILE} in the version directory. Received: neither.")
 
 
 def warm_up(backend: Backend, key: str, signature: Signature, batching: BatchingOptions) -> CostTable:

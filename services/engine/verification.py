@@ -24,14 +24,16 @@ from services.manifest import (
     SAVED_MODEL_FILE,
     Manifest,
     ParityRecord,
+    has_onnx,
+    onnx_files_of,
     samples_file_of,
     verify_files,
 )
 from services.parity import compare_again, read_samples
+from services.tensors import DEFAULT_SIGNATURE
 
 ONNX = "onnx"
 SAVED_MODEL = "saved_model"
-_MARKS = {ONNX: ONNX_FILE, SAVED_MODEL: SAVED_MODEL_FILE}
 
 VERIFIED_BATCH_ROWS = 7
 """Rows per call while parity is run again: odd, and neither the exporter's batch nor one of the server's usual ones."""
@@ -110,20 +112,20 @@ def verify(directory: Path, *, saved_model: bool = False) -> Verification:
     Nothing is raised for what is wrong with the version: it is reported.
     """
     base = Verification(directory.parent.name, int(directory.name), directory)
-    formats = _formats(directory)
     try:
         manifest = Manifest.read(directory)
     except FileNotFoundError:
-        return _verify_plain(base, formats)
+        return _verify_plain(base, _formats(directory, None))
     except (CornetError, OSError) as error:
         return replace(base, problems=(f"{MANIFEST_FILE}: {error}",))
     try:
         verify_files(directory, manifest)
     except (DataLoss, OSError) as error:
         return replace(base, files=len(manifest.files), problems=(str(error),))
-    if SAMPLES_FILE not in manifest.files:
+    if not any(samples_file_of(file) in manifest.files for file in manifest.functions):
         note = f"{SAMPLES_FILE} is not part of this version: hashes only"
         return replace(base, files=len(manifest.files), notes=(note,))
+    formats = _formats(directory, manifest)
     return _verify_answers(replace(base, files=len(manifest.files)), manifest, formats, saved_model)
 
 
@@ -152,20 +154,32 @@ def _verify_answers(
             notes.append("saved_model not run: it takes the `tensorflow` extra")
             continue
         try:
-            records += _run_again(base.path, manifest, format_)
+            backend = _open(base.path, manifest, format_)
         except CornetError as error:
             problems.append(str(error))
+            continue
+        try:
+            found, failed = _run_again(base.path, manifest, format_, backend)
+        finally:
+            backend.close()
+        records += found
+        problems += failed
     return replace(base, parity=tuple(records), problems=tuple(problems), notes=tuple(notes))
 
 
-def _run_again(directory: Path, manifest: Manifest, format_: str) -> list[ParityRecord]:
-    backend = _open(directory, manifest, format_)
-    try:
-        return [
-            record for key in manifest.signatures for record in _compare(directory, manifest, format_, key, backend)
-        ]
-    finally:
-        backend.close()
+def _run_again(
+    directory: Path, manifest: Manifest, format_: str, backend: Backend
+) -> tuple[list[ParityRecord], list[str]]:
+    """What each signature's outputs came to, and what is wrong with a signature: the others are compared all the same."""
+    records: list[ParityRecord] = []
+    problems: list[str] = []
+    for key in manifest.signatures:
+        try:
+            for record in _compare(directory, manifest, format_, key, backend):
+                records.append(record)  # noqa: PERF402  # those before a failure are kept
+        except CornetError as error:
+            problems.append(str(error) if key == DEFAULT_SIGNATURE else f"Signature {key}: {error}")
+    return records, problems
 
 
 def _compare(
@@ -197,7 +211,7 @@ def _answer(backend: Backend, signature: str, inputs: Mapping[str, np.ndarray], 
 
 def _open(directory: Path, manifest: Manifest, format_: str) -> Backend:
     if format_ == ONNX:
-        files = {key: directory / manifest.onnx_file(key) for key in manifest.signatures}
+        files = {key: directory / file for key, file in onnx_files_of(manifest).items()}
         return OnnxBackend(files, BackendOptions(providers=(CPU,)))
     from services.engine.savedmodel_backend import SavedModelBackend  # it imports TensorFlow
 
@@ -205,19 +219,23 @@ def _open(directory: Path, manifest: Manifest, format_: str) -> Backend:
 
 
 def _row(path: Path) -> VersionRow:
-    formats = _formats(path)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    plain = VersionRow(path.parent.name, int(path.name), path, formats, size, "plain")
-    if not formats:
-        return replace(plain, status=f"no {' and no '.join(_MARKS.values())}")
+    manifest: Manifest | None = None
+    status = "plain"
     try:
         manifest = Manifest.read(path)
     except FileNotFoundError:
-        return plain
+        pass
     except (CornetError, OSError) as error:
-        return replace(plain, status=str(error))
+        status = str(error)
+    formats = _formats(path, manifest)
+    if not formats:
+        status = f"no {ONNX_FILE} and no {SAVED_MODEL_FILE}"
+    row = VersionRow(path.parent.name, int(path.name), path, formats, size, status)
+    if manifest is None or not formats:
+        return row
     return replace(
-        plain,
+        row,
         status="exported",
         family=manifest.family,
         task=manifest.task,
@@ -228,8 +246,9 @@ def _row(path: Path) -> VersionRow:
     )
 
 
-def _formats(directory: Path) -> tuple[str, ...]:
-    return tuple(format_ for format_, mark in _MARKS.items() if (directory / mark).is_file())
+def _formats(directory: Path, manifest: Manifest | None) -> tuple[str, ...]:
+    present = {ONNX: has_onnx(directory, manifest), SAVED_MODEL: (directory / SAVED_MODEL_FILE).is_file()}
+    return tuple(format_ for format_, there in present.items() if there)
 
 
 def _version_directories(repository: Path) -> Iterator[Path]:

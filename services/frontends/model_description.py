@@ -4,16 +4,16 @@ from typing import Any
 
 from services.engine.servable import Servable
 from services.protocols.model_configuration import describe
-from services.protocols.oip_signatures import signatures_text
+from services.protocols.oip_signatures import default_of, signatures_text
 
 
 def describe_model(servable: Servable) -> dict[str, Any]:
-    """The configuration of a loaded version. Raises SignatureNotFound where it lacks the default signature."""
+    """The configuration of a loaded version; without tensors in their usual place where it lacks `serving_default`."""
     batching = servable.batching
     return describe(
         servable.name,
         servable.platform,
-        servable.default_signature,
+        default_of(servable.signatures),
         batching.max_batch_rows,
         batching.max_queue_delay_us,
         provider=servable.providers[0],

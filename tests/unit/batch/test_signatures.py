@@ -1,13 +1,17 @@
 """Jobs that run another signature of a model than serving_default."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services import testing
 from services.batch import OutputDiffers, Summary
+from services.batch.model import resolve
 from services.errors import SignatureNotFound
+from services.manifest import ONNX_FILE, Manifest
 
 
 @pytest.fixture
@@ -49,3 +53,14 @@ def test_imputing_reads_the_table_s_own_columns_and_completes_empty_cells(
     (tmp_path / "in.csv").write_text("x,y\n1,\n,4\n2,3\n", encoding="utf-8")
     job("rbm", tmp_path / "in.csv", signature="impute")
     assert [row["rows"] for row in rows()] == [[1.0, 9.0], [9.0, 4.0], [2.0, 3.0]]
+
+
+def test_a_model_without_the_default_signature_needs_no_model_onnx(tmp_path: Path) -> None:
+    version = testing.write_signatures(tmp_path / "m" / "1")
+    manifest = Manifest.read(version)
+    (version / ONNX_FILE).unlink()
+    doubled = {"doubled": manifest.signatures["doubled"]}
+    replace(manifest, signatures=doubled, onnx_files={"doubled": "model-doubled.onnx"}).write(version)
+    assert resolve(tmp_path, "m", "doubled").file == "model-doubled.onnx"
+    with pytest.raises(SignatureNotFound, match="doubled"):
+        resolve(tmp_path, "m")

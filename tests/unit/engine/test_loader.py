@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,27 @@ def test_a_plain_version_has_one_signature_whatever_lies_beside_its_model(tmp_pa
     path = testing.write_signatures(tmp_path / "1")
     (path / "manifest.json").unlink()
     assert list(open_version(path).signatures) == ["serving_default"]
+
+
+def without_a_default(version: Path) -> Path:
+    """A version whose signatures all are of other files than model.onnx."""
+    manifest = Manifest.read(testing.write_signatures(version))
+    (version / "model.onnx").unlink()
+    further = {key: manifest.signatures[key] for key in ("doubled", "filled")}
+    replace(manifest, signatures=further, files=hash_files(version)).write(version)
+    return version
+
+
+def test_a_manifest_without_the_default_signature_needs_no_model_onnx(tmp_path):
+    servable = open_version(without_a_default(tmp_path / "1"))
+    assert servable.platform == "onnxruntime_onnx"
+    assert list(servable.signatures) == ["doubled", "filled"]
+
+
+def test_the_files_that_the_signatures_name_are_those_missed(tmp_path):
+    path = without_a_default(tmp_path / "1")
+    for file in path.glob("*.onnx"):
+        file.unlink()
+    options = LoadOptions(verify_hashes=False)
+    with pytest.raises(DataLoss, match=r"Expected model-doubled\.onnx, model-filled\.onnx or saved_model\.pb"):
+        load(ModelConfig("m", tmp_path), 1, path, options)

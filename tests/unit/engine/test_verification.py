@@ -277,3 +277,27 @@ def test_the_list_names_further_signatures(tmp_path):
     assert list_versions(tmp_path)[0].signatures == ("serving_default", "halved", "doubled", "filled")
     printed = CliRunner().invoke(models_app, ["--repository", str(directory.parent.parent)]).output
     assert "halved, doubled, filled" in printed
+
+
+def test_a_signature_without_rows_does_not_hide_the_others(tmp_path):
+    directory = make_several(tmp_path)
+    (directory / "assets" / "samples-doubled.npz").write_bytes(b"no archive")
+    seal(directory, Manifest.read(directory))
+    result = verify(directory)
+    (problem,) = result.problems
+    assert "Signature doubled: Expected assets/samples-doubled.npz to hold arrays" in problem
+    assert [record.signature for record in result.parity] == ["serving_default", "halved", "filled"]
+
+
+def test_a_version_without_the_default_signature_is_onnx_and_run_again(tmp_path):
+    directory = make_several(tmp_path)
+    manifest = Manifest.read(directory)
+    (directory / "model.onnx").unlink()
+    (directory / SAMPLES_FILE).unlink()
+    further = {key: manifest.signatures[key] for key in ("doubled", "filled")}
+    replace(manifest, signatures=further, files=hash_files(directory)).write(directory)
+    (row,) = list_versions(tmp_path)
+    assert (row.formats, row.usable) == (("onnx",), True)
+    result = verify(directory)
+    assert result.ok, result.problems
+    assert [record.signature for record in result.parity] == ["doubled", "filled"]
