@@ -191,6 +191,19 @@ def test_rows_without_known_normal_ones_judge_no_detector(trained: Trained, tmp_
         rows_for(candidates, write_table(tmp_path / "fresh.csv", seed=1), "kind")
 
 
+def test_a_family_that_is_not_judged_by_its_answers_alone_is_refused(trained: Trained, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        version = tmp_path / name / "1"
+        shutil.copytree(trained.repository / "signs" / "1", version)
+        manifest = Manifest.read(version)
+        provenance = replace(manifest.provenance, options={})
+        replace(manifest, family="rbm", task="tabular_features", provenance=provenance).write(version)
+    with pytest.raises(
+        FailedPrecondition, match=r"first/1: expected a family whose served answers.*Received: rbm, judged by"
+    ):
+        select(tmp_path, ["first", "second"])
+
+
 @pytest.mark.parametrize(
     ("versions", "error", "complaint"),
     [
