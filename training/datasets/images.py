@@ -9,6 +9,7 @@ Whatever the source, a class is an index into the sorted class names.
 
 import gzip
 import hashlib
+import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -25,12 +26,14 @@ from services.processing import Processor
 from services.processing.image import FORMATS, ImageProcessor
 from training.datasets.classes import check_classes
 from training.datasets.npz import open_npz
+from training.datasets.parquet import parts_of
 from training.datasets.places import Places
 from training.pipeline import Loaded
 
 _LITTER = frozenset({"desktop.ini", "Thumbs.db"})
 """What desktops leave in folders of images."""
 _NPZ_KEYS = (("images", "labels"), ("x", "y"))
+_IDX_NAME = re.compile(r"idx[1-4]?(-ubyte)?(\.gz)?$")
 _IDX_UINT8 = 0x08
 _MOST_FAULTS = 5
 
@@ -170,14 +173,14 @@ def fit_image_processor(
 
 
 def is_idx(path: Path) -> bool:
-    """Whether a file is named as those in MNIST's format are."""
-    return "idx" in path.name
+    """Whether a file is named as those in MNIST's format are, as images-idx3-ubyte.gz or images.idx."""
+    return _IDX_NAME.search(path.name) is not None
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a path is of images rather than of a table: a folder, an IDX file, or an NPZ of images."""
+    """Whether a path is of images rather than of a table: a folder without Parquet, an IDX file, or an NPZ of images."""
     if path.suffix.lower() != ".npz" or not path.is_file():
-        return path.is_dir() or is_idx(path)
+        return is_idx(path) or (path.is_dir() and not parts_of(path))
     with open_npz(path) as archive:
         return "images" in archive or ("x" in archive and archive["x"].ndim > 2)
 

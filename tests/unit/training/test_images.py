@@ -10,7 +10,7 @@ from PIL import Image
 
 from services.errors import DataError
 from services.processing.image import ImageProcessor
-from training.datasets.images import digits, image_shape, load_classes, load_images, read_idx
+from training.datasets.images import digits, holds_images, image_shape, is_idx, load_classes, load_images, read_idx
 from training.datasets.probes import photographs, probe_folder
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 5, 4), np.uint8)
@@ -195,3 +195,15 @@ def test_probes_without_classes_come_twice(folder: Path) -> None:
     data = probe_folder(folder / "cat", 6).data
     assert data.labels == ("0.png", "1.png", "2.png")
     assert data.targets.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_tables_are_not_taken_for_pictures(tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "cat").mkdir(parents=True)
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "part-0.parquet").touch()
+    assert holds_images(tmp_path / "pictures")
+    assert not holds_images(tmp_path / "table")
+    for name in ("fidx.csv", "idx.csv", "idx3.parquet"):
+        assert not is_idx(tmp_path / name)
+    for name in ("t10k-images-idx3-ubyte.gz", "train-images.idx3-ubyte", "images.idx"):
+        assert is_idx(tmp_path / name)
