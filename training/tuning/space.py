@@ -21,7 +21,7 @@ _RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>[^|x:]+)(?:x(?P<few>\d+)\.\.(?P<m
 
 
 class Suggests(Protocol):
-    """What an Optuna trial offers; a dictionary of chosen values stands in for it in `Axis.given`."""
+    """What an Optuna trial offers; Optuna's `FixedTrial`, with chosen values, does so as well."""
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
 
@@ -91,9 +91,8 @@ def space_of(base: CommonOptions, searches: Iterable[str]) -> tuple[Axis, ...]:
         key, equals, ranged = text.partition("=")
         key = key.strip().replace("-", "_")
         if key not in known:
-            raise InvalidArgument(
-                f"--search: expected an option out of {', '.join(set(known) - FIXED)}. Received: {key!r}."
-            )
+            free = ", ".join(name for name in known if name not in FIXED)
+            raise InvalidArgument(f"--search: expected an option out of {free}. Received: {key!r}.")
         if key in FIXED:
             raise InvalidArgument(
                 f"--search: expected an option that does not decide how trials are compared. Received: {key!r}."
@@ -188,7 +187,10 @@ def _end(option: Option, text: str, given: str) -> Any:
         raise InvalidArgument(
             f"--search {option.name}: expected ends that are {option.type_text}. Received: {given!r}."
         ) from None
-    return value[0] if isinstance(value, tuple) else value
+    ends = value if isinstance(value, tuple) else (value,)
+    if len(ends) != 1 or ends[0] is None:
+        raise InvalidArgument(f"--search {option.name}: expected ends that are one number each. Received: {given!r}.")
+    return ends[0]
 
 
 def _number_type(option: Option) -> type | None:

@@ -82,6 +82,11 @@ def test_a_range_reaches_from_end_to_end(search: str, low: Any, high: Any) -> No
         ("names", "expected a range"),
         ("blocks", "expected a range such as blocks=1..4"),
         ("dropout=", "expected LOW..HIGH"),
+        ("blocks=none..4", "ends that are one number each. Received: 'none..4'"),
+        ("blocks=1..none", "ends that are one number each"),
+        ("units=,..4", "ends that are one number each"),
+        ("units=4..8,9", "ends that are one number each"),
+        ("widths=1..2", "units, dropout, blocks, activation, norm, names. Received"),
     ],
 )
 def test_a_range_that_does_not_fit_is_refused(search: str, complaint: str) -> None:
