@@ -93,7 +93,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         # What is frozen until here was in the stages before as it is now: their best weights are these as well.
         current = _changing(model)
         for earlier in self._best:
-            earlier |= {index: np.array(weight) for index, weight in current.items() if index not in earlier}
+            earlier |= {index: np.array(weight.numpy()) for index, weight in current.items() if index not in earlier}
         self.histories.append([])
         self._best.append({})
         return 0
@@ -114,7 +114,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         history = self.histories[self.stage]
         history.append({**entry, "learning_rate": float(self.model.optimizer.learning_rate)})
         if self.best_epoch(self.stage) == len(history) - 1:
-            best = {index: np.array(weight) for index, weight in _changing(self._entered).items()}
+            best = {index: np.array(weight.numpy()) for index, weight in _changing(self._entered).items()}
             self._best[self.stage] = best
         self._save()
         if self.exhausted:

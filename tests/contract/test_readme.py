@@ -12,6 +12,8 @@ import pytest
 
 from services.launch import ServerProcess
 
+pytestmark = pytest.mark.timeout(900)  # the first test that asks for the workplace waits for every training command
+
 _FENCE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _ELSEWHERE = {
     "make demo": ".ci/run",

@@ -14,7 +14,7 @@ from services.launch import ServerProcess
 @pytest.mark.parametrize("user", ["HttpUserOfModel", "GrpcUserOfModel"])
 def test_locust_users_get_answers(server: ServerProcess, project: Path, user: str) -> None:
     command = (sys.executable, "-m", "locust", "-f", str(project / "tests" / "load" / "locustfile.py"), user)
-    options = ("--headless", "--json", "--skip-log", "-u", "2", "-r", "2", "-t", "2s", "--host", server.http_url)
+    options = ("--headless", "--json", "--skip-log", "-u", "2", "-r", "2", "-t", "6s", "--host", server.http_url)
     environment = {**os.environ, "CORNET_LOAD_MODEL": "mlp", "CORNET_LOAD_GRPC": server.grpc_address}
 
     run = subprocess.run((*command, *options), cwd=project, env=environment, capture_output=True, text=True, timeout=60)

@@ -23,6 +23,9 @@ from training.pipeline import ServingModel, Source
 from training.pipelines import find
 from training.runner import Job, predict, train
 
+# Keras turns TensorFlow variables into arrays by a protocol that numpy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 SCORES = np.array([1, 2, 4, 16, 3, 64], np.float32)
 ODD = np.array([False, False, False, True, False, True])
 

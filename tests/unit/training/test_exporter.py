@@ -167,7 +167,9 @@ def free_image() -> tuple[ServingModel, dict]:
 
 
 class TextProcessor:
-    """Stands for the processor of text: only its kind matters to the exporter."""
+    """Stands for the processor of text: only its kind, and that 0 pads, matter to the exporter."""
+
+    pads = True
 
     def save(self, directory: Path) -> ProcessorSpec:
         (directory / "assets" / "words.txt").write_text("a\nb\n")
