@@ -56,6 +56,9 @@ def synthesize(
         raise InvalidArgument(f"Expected --output to end in {' or '.join(_SUFFIXES)}. Received: {output}.")
     if output.exists() and not overwrite:
         raise InvalidArgument(f"Expected a file that is not there, or --overwrite. Received: {output}.")
+    if output.is_dir():
+        raise InvalidArgument(f"Expected --output to be a file. Received: the folder {output}.")
+    _check_writable(output)
     options = parse(synthesis.SynthesisOptions, [*(settings or []), *([f"seed={seed}"] if seed is not None else [])])
     table = load_table(Source(data, target), "class", **options.reading).data
     console = Console(highlight=False)
@@ -80,18 +83,26 @@ def _frame(path: Path, table: "Table", label: str, drawn: "Columns", options: "S
     count = len(next(iter(drawn.values())))
     row = int(np.flatnonzero(table.target == table.labels.index(label))[0])
     columns: dict[str, Any] = {}
-    for name, values in read_columns(path, options.categorical)[0].items():
+    for name, values in read_columns(path, options.categorical, options.drop)[0].items():
         if name in drawn:
             columns[name] = drawn[name]
-        elif name not in options.drop:  # the target, and columns that hold the same in every row
+        else:  # the target, and columns that hold the same in every row
             cell = values[row]
             columns[name] = [int(cell) if isinstance(cell, float) and cell.is_integer() else cell] * count
     return pd.DataFrame(columns)
 
 
+def _check_writable(path: Path) -> None:
+    """Raises FailedPrecondition, before anything is learnt, where no file can be made beside the path."""
+    temporary = _temporary(path)
+    with writing(str(path)):
+        temporary.touch()
+        temporary.unlink()
+
+
 def _write(path: Path, frame: "pd.DataFrame") -> None:
     """Whole or not at all. Raises FailedPrecondition or ResourceExhausted where it cannot be."""
-    temporary = path.with_name(f".tmp-{path.name}")
+    temporary = _temporary(path)
     with writing(str(path)):
         try:
             if path.suffix == ".csv":
@@ -101,3 +112,7 @@ def _write(path: Path, frame: "pd.DataFrame") -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".tmp-{path.name}")

@@ -122,8 +122,8 @@ def run(tmp_path: Path):
     two_classes().to_csv(tmp_path / "in.csv", index=False)
     settings = [word for setting in (*QUICK, "epochs=2") for word in ("--set", setting)]
 
-    def call(*arguments: str, output: str = "out.csv"):
-        given = [str(tmp_path / "in.csv"), "--target", "label", "--rows", "7", "--output", str(tmp_path / output)]
+    def call(*arguments: str, output: str = "out.csv", data: str = "in.csv"):
+        given = [str(tmp_path / data), "--target", "label", "--rows", "7", "--output", str(tmp_path / output)]
         return CliRunner().invoke(app, ["synthesize", *given, *settings, *arguments])
 
     return call
@@ -152,3 +152,18 @@ def test_a_file_that_is_there_is_kept_unless_told_otherwise(run, tmp_path: Path)
 def test_another_kind_of_file_is_refused_before_anything_is_learnt(run) -> None:
     refused = run("--class", "rare", output="out.xlsx")
     assert "--output to end in .csv or .parquet" in str(refused.exception)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_learnt(run, tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    assert "Received: the folder" in str(run("--class", "unheard", "--overwrite", output="folder.csv").exception)
+    refused = run("--class", "unheard", output="missing/out.csv")
+    assert "Expected to be able to write" in str(refused.exception)
+
+
+def test_a_column_that_is_left_out_may_hold_anything(run, tmp_path: Path) -> None:
+    table = pd.read_csv(tmp_path / "in.csv")
+    table.assign(note=[{"by": "hand"}] * len(table)).to_parquet(tmp_path / "in.parquet")
+    done = run("--class", "rare", "--set", "drop=note", data="in.parquet")
+    assert done.exit_code == 0, done.output
+    assert list(pd.read_csv(tmp_path / "out.csv")) == ["size", "label", "rooms", "town", "price"]
