@@ -15,15 +15,13 @@ from rich.table import Table
 from services.errors import CornetError, InvalidArgument
 from training.comparison.command import register as register_compare
 from training.foreign import register as register_export
+from training.interruption import interrupted
 from training.options import FLAGS, FLAGS_HELP, options_of, parse, settings_of_flags
 from training.pipeline import CommonOptions, Pipeline, Source
 from training.precision.command import register as register_convert
 from training.precision.options import MostLossOption, PrecisionOption, Quantization, QuantizationOption, VariantOptions
 from training.synthesize_command import register as register_synthesize
 from training.tuning.command import register as register_tune
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -111,9 +109,8 @@ def train(
     job = Job(pipeline, options, source, name, repository, runs, resume, variants, diagnose)
     try:
         outcome = run(job, console)
-    except Interrupted as interrupted:
-        Console(stderr=True, highlight=False).print(f"[yellow]{escape(str(interrupted))}[/]", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
+    except Interrupted as stopped:
+        raise interrupted(str(stopped)) from None
     check_published(outcome.variants)
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from services.errors import InvalidArgument
 from training.environment import plain_options, show_warnings
+from training.interruption import interrupted
 from training.options import FLAGS, FLAGS_HELP, options_of, parse, settings_of_flags
 from training.pipeline import CommonOptions, Source
 from training.publishing import check_name
@@ -20,8 +21,6 @@ from training.tuning.space import FIXED, declared_axes, plain, settings_of, shor
 from training.tuning.study import Plan, Pruner, Study, Trial
 from training.tuning.trial import LOSS
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 + SIGINT, as shells have it."""
 _SHOWN = 5
 
 
@@ -105,10 +104,13 @@ def tune(
         words += ["--set", f"{key}={value}"]
     console.print(f"train it {escape(shlex.join(words))}", soft_wrap=True)
     if train:
-        from training.runner import Job
+        from training.runner import Interrupted, Job
         from training.runner import train as run
 
-        run(Job(pipeline, best.options or base, source, model, repository, runs), console)
+        try:
+            run(Job(pipeline, best.options or base, source, model, repository, runs), console)
+        except Interrupted as stopped:
+            raise interrupted(f"{stopped} Give it to the cornet train above.") from None
 
 
 def _run(study: Study, trials: int, console: Console) -> None:
@@ -127,8 +129,7 @@ def _run(study: Study, trials: int, console: Console) -> None:
                 status.update(f"trial {count + 1} of {trials}")
     except KeyboardInterrupt:
         text = f"Interrupted after {count} of {trials} trials; --resume continues {study.directory}."
-        Console(stderr=True, highlight=False).print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
+        raise interrupted(text) from None
     if count == 0:
         raise InvalidArgument(f"--trials: expected at least one. Received: {trials}.")
     write_report(study)
