@@ -1,4 +1,4 @@
-"""`cornet compare`: published versions of one task beside each other. It takes no TensorFlow."""
+"""`cornet compare`: published versions of one task beside each other. It takes TensorFlow only for a judge that does."""
 
 from pathlib import Path
 from typing import Annotated

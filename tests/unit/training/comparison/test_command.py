@@ -77,7 +77,7 @@ def compared(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return done.stdout, folder
 
 
-def test_a_comparison_takes_no_tensorflow(compared: tuple[str, Path]) -> None:
+def test_a_comparison_of_classifiers_takes_no_tensorflow(compared: tuple[str, Path]) -> None:
     assert compared[0].splitlines()[-1] == "False False"
 
 
