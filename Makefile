@@ -36,7 +36,7 @@ demo: $(INSTALLED) ## Train, prove, export, serve and call every family (about f
 	$(BIN)/python -m training.demo
 
 test: $(INSTALLED) $(if $(shell command -v npm),$(GRPC_JS)) ## Run every test, in two processes
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # A gRPC client in another language; the test that asks it is skipped, and says so, where it cannot be installed.
 $(GRPC_JS): tests/contract/grpc_js/package-lock.json

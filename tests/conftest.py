@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,24 +27,14 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-_LONGEST = ("tests/contract/test_readme.py", "tests/faults/test_batch_ray.py")
+_LONGEST = ("tests/contract/test_readme.py", "tests/parity/", "tests/faults/test_batch_ray.py")
 """Files that keep one process busy for a minute or more: begun first, so that the other is not done long before."""
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Say what must run in one process: a file's tests, as they share its fixtures, and all that use the exported families.
-
-    Where one process runs everything, the groups say nothing, and the order is that of `testpaths`, fast ones first. A
-    wrapper, because pytest-xdist reads the groups before every other hook of this kind.
-    """
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        group = "families" if "exported" in getattr(item, "fixturenames", ()) else file
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, a file each at a time, begin with the longest files."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
-    yield
 
 
 @pytest.fixture(scope="session")
