@@ -1,15 +1,77 @@
-"""What the families that classify pictures share: how they are moved about while training, a baseline, and the mistakes."""
+"""Classes of pictures, whatever network looks at them: data, metrics, baseline and plots.
+
+A family that classifies pictures derives its pipeline from `PictureClassifier`.
+"""
 
 import warnings
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from training.evaluation import classifier_baseline, new_figure
-from training.pipeline import Baseline, Examples, Plot
+from services.processing import Processor
+from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
+from training.datasets.images import Images, digits, load_classes
+from training.evaluation import classification_metrics, classifier_baseline, confusion_plot, new_figure
+from training.pipeline import (
+    Arrays,
+    Baseline,
+    CommonOptions,
+    Examples,
+    Loaded,
+    Pipeline,
+    Plot,
+    ServingModel,
+    Source,
+    Split,
+)
+from training.splits import cut, stratified_split
 
 _BASELINE_SIDE = 16
 _MISTAKES_SHOWN = 15
+
+OptionsT = TypeVar("OptionsT", bound=CommonOptions)
+
+
+class PictureClassifier(Pipeline[Images, OptionsT]):
+    """From pictures u8 `[B, H, W, C]` to class probabilities f32 `[B, K]`: what is the same whatever network is between."""
+
+    task = "image_classification"
+    primary_metric = "accuracy"
+
+    def load(self, source: Source, options: OptionsT) -> Loaded[Images]:
+        return digits() if source.path is None else load_classes(source.path)
+
+    def split(self, data: Images, options: OptionsT) -> Split[Images]:
+        return cut(data, stratified_split(data.targets, options))
+
+    def examples(self, data: Images, processor: Processor, options: OptionsT) -> Examples:
+        return Examples(data.encode(processor), data.targets, labels=data.labels)
+
+    def evaluate(self, outputs: Arrays, test: Examples, options: OptionsT) -> dict[str, float]:
+        return classification_metrics(outputs["probabilities"], test.targets, test.labels)
+
+    def baseline(self, train: Examples, test: Examples, options: OptionsT) -> Baseline:
+        """A linear model on small versions of the pictures."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
+        linear = LogisticRegression(max_iter=100, tol=1e-3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            linear.fit(_thumbnails(train.inputs["image"]), train.targets)
+        return classifier_baseline("logistic regression on pixels", linear, _thumbnails(test.inputs["image"]), test)
+
+    def figures(self, outputs: Arrays, test: Examples, serving: ServingModel, options: OptionsT) -> list[Plot]:
+        probabilities = outputs["probabilities"]
+        return [confusion_plot(probabilities, test.targets, test.labels), *_mistakes(probabilities, test)]
+
+
+def signature(picture: tuple[int, ...], classes: int) -> Signature:
+    """A picture classifier's: `image` u8 `[B, H, W, C]` in, of that height, width and channels; `probabilities` out."""
+    return Signature(
+        (TensorSpec("image", BY_NAME["uint8"], (DYNAMIC, *picture)),),
+        (TensorSpec("probabilities", BY_NAME["float32"], (DYNAMIC, classes)),),
+    )
 
 
 def augmentation(seed: int, *, mirror: bool = False) -> list[Any]:
@@ -24,19 +86,7 @@ def augmentation(seed: int, *, mirror: bool = False) -> list[Any]:
     return [*moved, layers.RandomFlip("horizontal", seed=seed + 5)] if mirror else moved
 
 
-def pixel_baseline(train: Examples, test: Examples) -> Baseline:
-    """A linear model on small versions of the pictures."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    linear = LogisticRegression(max_iter=100, tol=1e-3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        linear.fit(_thumbnails(train.inputs["image"]), train.targets)
-    return classifier_baseline("logistic regression on pixels", linear, _thumbnails(test.inputs["image"]), test)
-
-
-def mistakes(probabilities: np.ndarray, test: Examples) -> list[Plot]:
+def _mistakes(probabilities: np.ndarray, test: Examples) -> list[Plot]:
     """The pictures whose wrong answer was the most certain; nothing where all are right."""
     answered = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(answered != test.targets)

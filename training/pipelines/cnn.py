@@ -7,24 +7,11 @@ import numpy as np
 
 from services.errors import InvalidArgument
 from services.processing import Processor
-from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
-from training.datasets.images import Images, digits, fit_image_processor, load_classes
-from training.evaluation import classification_metrics, confusion_plot
+from training.datasets.images import Images, fit_image_processor
 from training.optimization import SCHEDULES, GradientOptions, ScheduleName, optimizer
 from training.options import Bounds, Search
-from training.pictures import augmentation, mistakes, pixel_baseline
-from training.pipeline import (
-    Arrays,
-    Baseline,
-    Examples,
-    Loaded,
-    Pipeline,
-    Plot,
-    ServingModel,
-    Source,
-    Split,
-)
-from training.splits import cut, stratified_split
+from training.pictures import PictureClassifier, augmentation, signature
+from training.pipeline import Examples, ServingModel
 
 if TYPE_CHECKING:
     import keras
@@ -74,20 +61,12 @@ class Options(GradientOptions):
             raise InvalidArgument("Option filters: expected one number at least. Received: none.")
 
 
-class Cnn(Pipeline[Images, Options]):
+class Cnn(PictureClassifier[Options]):
     """Convolution blocks, one dense layer, softmax. Raw bytes in: the scaling is in the graph."""
 
     family = "cnn"
-    task = "image_classification"
     summary = "Convolution blocks and a dense layer with a softmax; default data: scikit-learn digits"
     options = Options
-    primary_metric = "accuracy"
-
-    def load(self, source: Source, options: Options) -> Loaded[Images]:
-        return digits() if source.path is None else load_classes(source.path)
-
-    def split(self, data: Images, options: Options) -> Split[Images]:
-        return cut(data, stratified_split(data.targets, options))
 
     def fit_processor(self, train: Images, options: Options) -> Processor:
         """The size and colours of most training pictures, where the options do not say. Raises InvalidArgument."""
@@ -100,9 +79,6 @@ class Cnn(Pipeline[Images, Options]):
                 f"each halves them. Received: blocks={blocks}."
             )
         return processor
-
-    def examples(self, data: Images, processor: Processor, options: Options) -> Examples:
-        return Examples(data.encode(processor), data.targets, labels=data.labels)
 
     def build(self, train: Examples, processor: Processor, options: Options) -> "keras.Model":
         import keras
@@ -129,22 +105,8 @@ class Cnn(Pipeline[Images, Options]):
 
         image = keras.Input(model.input["image"].shape[1:], dtype="uint8", name="image")
         probabilities = model.get_layer("network")(model.get_layer("scaling")(image))
-        signature = Signature(
-            (TensorSpec("image", BY_NAME["uint8"], (DYNAMIC, *image.shape[1:])),),
-            (TensorSpec("probabilities", BY_NAME["float32"], (DYNAMIC, len(train.labels))),),
-        )
         served = keras.Model({"image": image}, {"probabilities": probabilities}, name=self.family)
-        return ServingModel(served, signature, train.labels)
-
-    def evaluate(self, outputs: Arrays, test: Examples, options: Options) -> dict[str, float]:
-        return classification_metrics(outputs["probabilities"], test.targets, test.labels)
-
-    def baseline(self, train: Examples, test: Examples, options: Options) -> Baseline:
-        return pixel_baseline(train, test)
-
-    def figures(self, outputs: Arrays, test: Examples, serving: ServingModel, options: Options) -> list[Plot]:
-        probabilities = outputs["probabilities"]
-        return [confusion_plot(probabilities, test.targets, test.labels), *mistakes(probabilities, test)]
+        return ServingModel(served, signature(image.shape[1:], len(train.labels)), train.labels)
 
 
 def _layers(classes: int, options: Options) -> list[Any]:

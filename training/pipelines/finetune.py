@@ -10,27 +10,14 @@ import numpy as np
 from services.manifest import BatchingHints
 from services.processing import Processor
 from services.processing.image import ImageProcessor
-from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.backbones import Backbone, check_size, find_backbone
-from training.datasets.images import Images, digits, image_shape, load_classes
-from training.evaluation import balanced_weights, classification_metrics, confusion_plot
+from training.datasets.images import Images, image_shape
+from training.evaluation import balanced_weights
 from training.optimization import GradientOptions, ScheduleName, optimizer
 from training.options import Bounds
-from training.pictures import augmentation, mistakes, pixel_baseline
-from training.pipeline import (
-    Arrays,
-    Baseline,
-    Examples,
-    Loaded,
-    Pipeline,
-    Plot,
-    ServingModel,
-    Source,
-    Split,
-    Stage,
-)
+from training.pictures import PictureClassifier, augmentation, signature
+from training.pipeline import Examples, ServingModel, Stage
 from training.pretrained import RANDOM, base_weights, check_unfreeze, check_weights, load_backbone, settle, unfreeze
-from training.splits import cut, stratified_split
 
 if TYPE_CHECKING:
     import keras
@@ -89,7 +76,7 @@ class Options(GradientOptions):
         check_weights(self.weights)
 
 
-class Finetune(Pipeline[Images, Options]):
+class Finetune(PictureClassifier[Options]):
     """Bytes, the backbone's own preprocessing, the backbone, a pooling and a head with a softmax, all in the graph.
 
     The backbone always infers, also while its last layers learn: batch normalisation keeps the statistics and scales it was
@@ -97,17 +84,9 @@ class Finetune(Pipeline[Images, Options]):
     """
 
     family = "finetune"
-    task = "image_classification"
     summary = "A pretrained backbone with a new head, then its last layers too; default data: scikit-learn digits"
     options = Options
-    primary_metric = "accuracy"
     diagnosable = False  # the head learns from features, and the network only after it
-
-    def load(self, source: Source, options: Options) -> Loaded[Images]:
-        return digits() if source.path is None else load_classes(source.path)
-
-    def split(self, data: Images, options: Options) -> Split[Images]:
-        return cut(data, stratified_split(data.targets, options))
 
     def fit_processor(self, train: Images, options: Options) -> Processor:
         """The backbone's size, or less for pictures that are smaller, where the options do not say."""
@@ -118,7 +97,7 @@ class Finetune(Pipeline[Images, Options]):
         return ImageProcessor.fit(options.height or side, options.width or side, channels=3)
 
     def examples(self, data: Images, processor: Processor, options: Options) -> Examples:
-        examples = Examples(data.encode(processor), data.targets, labels=data.labels)
+        examples = super().examples(data, processor, options)
         if options.class_weights == "none":
             return examples
         return replace(examples, weights=balanced_weights(data.targets))
@@ -194,24 +173,11 @@ class Finetune(Pipeline[Images, Options]):
 
         extract = _extractor(model)
         probabilities = model.get_layer("head")({"features": extract.output})
-        signature = Signature(
-            (TensorSpec("image", BY_NAME["uint8"], (DYNAMIC, *model.input["image"].shape[1:])),),
-            (TensorSpec("probabilities", BY_NAME["float32"], (DYNAMIC, len(train.labels))),),
-        )
         served = keras.Model(extract.input, {"probabilities": probabilities}, name=self.family)
+        taken = signature(model.input["image"].shape[1:], len(train.labels))
         return ServingModel(
-            served, signature, train.labels, BatchingHints(max_batch_rows=16), base_weights(options.weights)
+            served, taken, train.labels, BatchingHints(max_batch_rows=16), base_weights(options.weights)
         )
-
-    def evaluate(self, outputs: Arrays, test: Examples, options: Options) -> dict[str, float]:
-        return classification_metrics(outputs["probabilities"], test.targets, test.labels)
-
-    def baseline(self, train: Examples, test: Examples, options: Options) -> Baseline:
-        return pixel_baseline(train, test)
-
-    def figures(self, outputs: Arrays, test: Examples, serving: ServingModel, options: Options) -> list[Plot]:
-        probabilities = outputs["probabilities"]
-        return [confusion_plot(probabilities, test.targets, test.labels), *mistakes(probabilities, test)]
 
 
 def _head(width: int, classes: int, options: Options) -> "keras.Model":
