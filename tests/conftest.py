@@ -18,7 +18,7 @@ from services.tensors import DEFAULT_SIGNATURE
 from training.environment import import_keras, provenance
 from training.exporter import Exported, export
 from training.options import parse
-from training.pipeline import Arrays, CommonOptions, Examples, Loaded, Pipeline, ServingModel, Source
+from training.pipeline import Arrays, CommonOptions, Examples, Loaded, Pipeline, ServingModel, Source, Trained
 from training.pipelines import find
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -83,8 +83,13 @@ class Fitted:
     loaded: Loaded
     processor: Processor
     train: Examples
+    validation: Examples
     test: Examples
     serving: ServingModel
+
+    @property
+    def trained(self) -> Trained:
+        return Trained(self.model, self.serving, self.train, self.validation, self.processor)
 
 
 def fit(pipeline: Pipeline, options: CommonOptions, source: Source | None = None) -> Fitted:
@@ -105,7 +110,7 @@ def fit(pipeline: Pipeline, options: CommonOptions, source: Source | None = None
                 pipeline.begin(model, train, stage.options)
             pipeline.fit(model, train, validation, stage.options, [])
     serving = pipeline.serving_model(model, train, validation, processor, options)
-    return Fitted(model, loaded, processor, train, test, serving)
+    return Fitted(model, loaded, processor, train, validation, test, serving)
 
 
 @pytest.fixture(scope="session")

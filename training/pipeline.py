@@ -4,7 +4,7 @@ A pipeline is stateless: `training.runner` calls its methods in the order below 
 returned. Nothing is fitted before the split.
 
     load -> split -> fit_processor -> examples -> build -> fit -> serving_model
-         -> equip -> evaluate / evaluate_model / examine / baseline -> export -> figures
+         -> equip -> evaluate / examine / baseline -> export -> figures
 
 A new family is one file in `training/pipelines/` that defines one `Pipeline` named `PIPELINE`.
 """
@@ -155,6 +155,17 @@ class ServingModel:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A model as training left it and as it would be served, and what both were made from."""
+
+    model: "keras.Model"
+    serving: ServingModel
+    train: Examples
+    validation: Examples
+    processor: Processor
+
+
+@dataclass(frozen=True)
 class Baseline:
     """The simplest honest competitor, fitted on the training part and measured on the test part."""
 
@@ -265,20 +276,12 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
     def evaluate(self, outputs: Arrays, test: Examples, options: OptionsT) -> dict[str, float]:
         """Metrics of the served outputs on the test part."""
 
-    def evaluate_model(self, model: "keras.Model", test: Examples, options: OptionsT) -> dict[str, float]:
-        """Metrics that the served outputs do not show, of the trained model itself on the test part; none by default."""
-        return {}
+    def examine(self, trained: Trained, test: Examples, options: OptionsT) -> dict[str, float]:
+        """Metrics that the served outputs do not show; none by default.
 
-    def examine(
-        self,
-        serving: ServingModel,
-        train: Examples,
-        validation: Examples,
-        test: Examples,
-        processor: Processor,
-        options: OptionsT,
-    ) -> dict[str, float]:
-        """Further metrics, of the served model on other rows, or beside one that is fitted for it; none by default."""
+        They are of the trained model itself, of further signatures, or of what is fitted to stand beside it. `test` is the
+        part as `equip` returned it: of a trial, the validation part.
+        """
         return {}
 
     @abstractmethod

@@ -14,7 +14,17 @@ from services.processing import Processor
 from training import options as option_values
 from training.environment import import_keras, plain_options, provenance
 from training.optimization import gradient_options, schedule_callbacks
-from training.pipeline import Arrays, Baseline, CommonOptions, Examples, Loaded, Pipeline, ServingModel, Source
+from training.pipeline import (
+    Arrays,
+    Baseline,
+    CommonOptions,
+    Examples,
+    Loaded,
+    Pipeline,
+    ServingModel,
+    Source,
+    Trained,
+)
 from training.precision.options import VariantOptions
 from training.precision.table import print_variants
 from training.publishing import check_name
@@ -95,9 +105,9 @@ def train(job: Job, console: Console) -> Outcome:
     for stage in sorted(range(len(checkpoint.histories)), key=lambda stage: stage == checkpoint.best_stage):
         checkpoint.use(model, stage)
         serving = pipeline.serving_model(model, training, validation, processor, options)
-        test, outputs, metrics = judge(pipeline, model, serving, training, test, options)
+        trained = Trained(model, serving, training, validation, processor)
+        test, outputs, metrics = judge(pipeline, trained, test, options)
         by_stage[stage] = metrics
-    metrics |= pipeline.examine(serving, training, validation, test, processor, options)
     stages = stage_results([stage.name for stage in pipeline.stages(options)], checkpoint, by_stage)
     baseline = pipeline.baseline(training, test, options)
 
@@ -180,12 +190,12 @@ def _variants(
 
 
 def judge(
-    pipeline: Pipeline, model: Any, serving: ServingModel, training: Examples, part: Examples, options: CommonOptions
+    pipeline: Pipeline, trained: Trained, part: Examples, options: CommonOptions
 ) -> tuple[Examples, dict[str, np.ndarray], dict[str, float]]:
-    """A part as the family equips it, the outputs that would be served for its rows, and their metrics and the model's."""
-    part = pipeline.equip(serving, training, part, options)
-    outputs = predict(serving, part.serving_inputs)
-    return part, outputs, pipeline.evaluate(outputs, part, options) | pipeline.evaluate_model(model, part, options)
+    """A part as the family equips it, the outputs that would be served for its rows, and all metrics that the family has."""
+    part = pipeline.equip(trained.serving, trained.train, part, options)
+    outputs = predict(trained.serving, part.serving_inputs)
+    return part, outputs, pipeline.evaluate(outputs, part, options) | pipeline.examine(trained, part, options)
 
 
 def predict(serving: ServingModel, inputs: Arrays) -> dict[str, np.ndarray]:

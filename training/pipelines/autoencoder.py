@@ -19,7 +19,19 @@ from training.anomaly.thresholds import choose_threshold
 from training.datasets.images import holds_images
 from training.fitting import fit_in_memory
 from training.optimization import optimizer
-from training.pipeline import Arrays, Baseline, Endpoint, Examples, Loaded, Pipeline, Plot, ServingModel, Source, Split
+from training.pipeline import (
+    Arrays,
+    Baseline,
+    Endpoint,
+    Examples,
+    Loaded,
+    Pipeline,
+    Plot,
+    ServingModel,
+    Source,
+    Split,
+    Trained,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -145,20 +157,12 @@ class Autoencoder(Pipeline[Rows, AutoencoderOptions]):
     def evaluate(self, outputs: Arrays, test: Examples, options: AutoencoderOptions) -> dict[str, float]:
         return detection(outputs["score"], outputs["is_anomaly"], anomaly_examples(test))
 
-    def examine(
-        self,
-        serving: ServingModel,
-        train: Examples,
-        validation: Examples,
-        test: Examples,
-        processor: Processor,
-        options: AutoencoderOptions,
-    ) -> dict[str, float]:
+    def examine(self, trained: Trained, test: Examples, options: AutoencoderOptions) -> dict[str, float]:
         """How far damaged normal rows are from clean ones: as they are, restored, and restored by a plain twin."""
         if not options.denoising:
             return {}
         subject, clean = subject_of(anomaly_examples(test)), anomaly_examples(test).normal_rows
-        encoding = serving.model.get_layer("encoding")
+        encoding = trained.serving.model.get_layer("encoding")
         noisy = damaged(subject, encoding, clean, options)
 
         def left_alone(rows: np.ndarray) -> np.ndarray:
@@ -166,11 +170,11 @@ class Autoencoder(Pipeline[Rows, AutoencoderOptions]):
             return in_batches(lambda batch: subject.decoding(encoding)(encoding(batch)), rows)
 
         errors = {
-            "restoration_error": restoration_error(subject, encoding, restorer(serving), clean, noisy),
+            "restoration_error": restoration_error(subject, encoding, restorer(trained.serving), clean, noisy),
             "unrestored_error": restoration_error(subject, encoding, left_alone, clean, noisy),
         }
         if options.plain_twin:
-            twin = self._plain_twin(train, validation, processor, options)
+            twin = self._plain_twin(trained, options)
             errors["plain_restoration_error"] = restoration_error(subject, encoding, restorer(twin), clean, noisy)
         return errors
 
@@ -230,17 +234,15 @@ class Autoencoder(Pipeline[Rows, AutoencoderOptions]):
             plots.append(subject.restoration_plot(encoding, rows, noisy, restorer(serving)(noisy)))
         return plots
 
-    def _plain_twin(
-        self, train: Examples, validation: Examples, processor: Processor, options: AutoencoderOptions
-    ) -> ServingModel:
+    def _plain_twin(self, trained: Trained, options: AutoencoderOptions) -> ServingModel:
         """The same network, seed and epochs without damaged rows."""
         import keras
 
         plain = replace(options, noise=0.0, masking=0.0, salt_and_pepper=0.0)
         keras.utils.set_random_seed(options.seed)
-        model = self.build(train, processor, plain)
-        fit_in_memory(self, model, train, validation, plain)
-        return self.serving_model(model, train, validation, processor, plain)
+        model = self.build(trained.train, trained.processor, plain)
+        fit_in_memory(self, model, trained.train, trained.validation, plain)
+        return self.serving_model(model, trained.train, trained.validation, trained.processor, plain)
 
 
 def _input(subject: Subject[Any], rows: np.ndarray) -> Any:

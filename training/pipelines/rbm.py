@@ -23,6 +23,7 @@ from training.pipeline import (
     ServingModel,
     Source,
     Split,
+    Trained,
 )
 from training.splits import cut, random_split, stratified_split
 from training.tabular import TabularExamples, TabularPipeline, columns_of, signature, tabular
@@ -78,15 +79,9 @@ class Options(GradientOptions):
 
 @dataclass(frozen=True)
 class Equipped(TabularExamples):
-    """Held-out rows, and what the machine is judged by.
-
-    `readout` is a logistic model of the training rows' features, None without classes; `impute` the Keras model of that
-    signature; `spread` f64 `[F]` that of each column in the training rows.
-    """
+    """Held-out rows, and a logistic model of the training rows' features that judges theirs; None without classes."""
 
     readout: Any = None
-    impute: Any = None
-    spread: np.ndarray | None = None
 
 
 class Rbm(TabularPipeline[Options]):
@@ -172,7 +167,7 @@ class Rbm(TabularPipeline[Options]):
         if len(np.unique(train.targets)) > 1:
             readout = _readout(_hidden(serving, train), train.targets)
         members = {each.name: getattr(test, each.name) for each in fields(TabularExamples)}
-        return Equipped(**members, readout=readout, impute=serving.further["impute"].model, spread=_spread(train))
+        return Equipped(**members, readout=readout)
 
     def evaluate(self, outputs: Arrays, test: Examples, options: Options) -> dict[str, float]:
         """Accuracy of a logistic model on the features, where there is a class; `equip` has fitted it."""
@@ -180,14 +175,14 @@ class Rbm(TabularPipeline[Options]):
             return {}
         return {"accuracy": float(test.readout.score(outputs["hidden"], test.targets))}
 
-    def evaluate_model(self, model: "keras.Model", test: Examples, options: Options) -> dict[str, float]:
-        machine, encoding = model.get_layer("machine"), model.get_layer("encoding")
+    def examine(self, trained: Trained, test: Examples, options: Options) -> dict[str, float]:
+        machine, encoding = trained.model.get_layer("machine"), trained.model.get_layer("encoding")
         weights = (np.asarray(each) for each in (machine.kernel, machine.visible_bias, machine.hidden_bias))
-        metrics = {"pseudo_likelihood": pseudo_likelihood(np.asarray(encoding(test.inputs["features"])), *weights)}
-        if isinstance(test, Equipped):
-            rows = np.asarray(test.impute(_with_holes(test.inputs))["rows"])
-            metrics["impute_error"] = _impute_error(rows, test, test.spread)
-        return metrics
+        rows = np.asarray(trained.serving.further["impute"].model(_with_holes(test.inputs))["rows"])
+        return {
+            "pseudo_likelihood": pseudo_likelihood(np.asarray(encoding(test.inputs["features"])), *weights),
+            "impute_error": _impute_error(rows, test, _spread(trained.train)),
+        }
 
     def baseline(self, train: Examples, test: Examples, options: Options) -> Baseline:
         """scikit-learn's machine over the same units, with as many hidden ones and epochs; the mean for `impute`."""
@@ -270,7 +265,7 @@ def _with_holes(held_out: Arrays) -> dict[str, np.ndarray]:
     return {"values": np.where(known, values, 0).astype(np.float32), "mask": known}
 
 
-def _impute_error(rows: np.ndarray, test: Examples, spread: np.ndarray | None) -> float:
+def _impute_error(rows: np.ndarray, test: Examples, spread: np.ndarray) -> float:
     """Root mean square error of the cells that `_with_holes` hides: numbers in their columns' spread, wrong categories 1."""
     truth = test.inputs["features"]
     hidden = ~_with_holes(test.inputs)["mask"] & ~np.isnan(truth)

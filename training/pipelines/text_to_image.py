@@ -25,6 +25,7 @@ from training.pipeline import (
     ServingModel,
     Source,
     Split,
+    Trained,
 )
 from training.splits import cut, stratified_split
 from training.text_image import plots
@@ -176,8 +177,8 @@ class TextToImage(Pipeline[Drawings, Options]):
         exercises = cast("Exercises", test)
         return judged(to_levels(outputs["image"]), exercises, _judge(exercises, options))
 
-    def evaluate_model(self, model: "keras.Model", test: Examples, options: Options) -> dict[str, float]:
-        nats = model.evaluate(test.inputs, test.targets, batch_size=256, verbose=0)
+    def examine(self, trained: Trained, test: Examples, options: Options) -> dict[str, float]:
+        nats = trained.model.evaluate(test.inputs, test.targets, batch_size=256, verbose=0)
         return {"bits_per_pixel": float(nats) / math.log(2)}
 
     def baseline(self, train: Examples, test: Examples, options: Options) -> Baseline:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from services.errors import FailedPrecondition, InvalidArgument
 from training.environment import import_keras
 from training.fitting import MONITOR, Tell, fit_in_memory
-from training.pipeline import CommonOptions, Pipeline, Source
+from training.pipeline import CommonOptions, Pipeline, Source, Trained
 from training.runner import judge
 
 LOSS = MONITOR
@@ -16,7 +16,7 @@ LOSS = MONITOR
 
 @dataclass(frozen=True)
 class Judged:
-    """What a trial came to: metrics of the would-be served outputs and of the model on validation rows, and `val_loss`."""
+    """What a trial came to: all metrics of the family on validation rows, and `val_loss`."""
 
     metrics: dict[str, float]
     epochs: int
@@ -45,7 +45,8 @@ def run_trial(pipeline: Pipeline, options: CommonOptions, source: Source, sha256
         model = pipeline.build(training, processor, options)
         losses = fit_in_memory(pipeline, model, training, validation, options, tell)
         serving = pipeline.serving_model(model, training, validation, processor, options)
-        _, _, metrics = judge(pipeline, model, serving, training, validation, options)
+        trained = Trained(model, serving, training, validation, processor)
+        _, _, metrics = judge(pipeline, trained, validation, options)
     finally:
         gc.collect()
     if not losses:

@@ -19,7 +19,7 @@ from training.anomaly.thresholds import choose_threshold
 from training.datasets.images import Images
 from training.datasets.tables import Table
 from training.options import parse
-from training.pipeline import ServingModel, Source
+from training.pipeline import ServingModel, Source, Trained
 from training.pipelines import find
 from training.runner import Job, predict, train
 
@@ -180,7 +180,7 @@ def test_restoration_is_measured_where_cells_are_missing() -> None:
     examples = pipeline.examples(rows, processor, options)
     model = pipeline.build(examples, processor, options)
     serving = pipeline.serving_model(model, examples, examples, processor, options)
-    metrics = pipeline.examine(serving, examples, examples, examples, processor, options)
+    metrics = pipeline.examine(Trained(model, serving, examples, examples, processor), examples, options)
     assert set(metrics) == {"restoration_error", "unrestored_error"}
     assert np.isfinite(list(metrics.values())).all()
 

@@ -173,7 +173,7 @@ def test_the_report_s_figures_stand_beside_scikit_learn_s(fitted: Callable[..., 
     test = pipeline.equip(run.serving, run.train, run.test, options)
     outputs = {"hidden": np.asarray(run.serving.model(run.test.inputs)["hidden"])}
     metrics = pipeline.evaluate(outputs, test, options)
-    metrics |= pipeline.evaluate_model(run.model, test, options)
+    metrics |= pipeline.examine(run.trained, test, options)
     baseline = pipeline.baseline(run.train, test, options)
     assert set(metrics) == set(baseline.metrics) == {"accuracy", "pseudo_likelihood", "impute_error"}
     assert metrics["accuracy"] >= baseline.metrics["accuracy"]

@@ -1,18 +1,30 @@
 """What a trial is judged by: all the figures that a run of the family has."""
 
+from typing import Any
+
 import pytest
 
 from training.options import parse
 from training.pipeline import Source
-from training.pipelines.rbm import PIPELINE
+from training.pipelines import find
 from training.tuning.trial import LOSS, run_trial
 
 # Keras reads the learning rate in a way that numpy warns about.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def test_a_trial_has_the_metrics_of_what_is_equipped_and_of_the_model_itself() -> None:
-    options = parse(PIPELINE.options, ["epochs=1", "hidden=4", "impute_steps=1"])
-    judged = run_trial(PIPELINE, options, Source(), PIPELINE.load(Source(), options).sha256, lambda *_: None)
-    assert set(judged.metrics) == {"accuracy", "pseudo_likelihood", "impute_error", LOSS}
+@pytest.mark.parametrize(
+    ("family", "settings", "figures"),
+    [
+        ("rbm", ["hidden=4", "impute_steps=1"], {"accuracy", "pseudo_likelihood", "impute_error"}),
+        ("autoencoder", ["units=4"], {"roc_auc", "restoration_error", "unrestored_error"}),
+    ],
+)
+def test_a_trial_has_the_metrics_of_what_is_equipped_and_of_what_is_examined(
+    family: str, settings: list[str], figures: set[str]
+) -> None:
+    pipeline: Any = find(family)
+    options = parse(pipeline.options, ["epochs=1", *settings])
+    judged = run_trial(pipeline, options, Source(), pipeline.load(Source(), options).sha256, lambda *_: None)
+    assert {*figures, LOSS} <= set(judged.metrics)
     assert judged.epochs == 1
