@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -182,6 +182,21 @@ class Plot:
     figure: "Figure"
 
 
+@runtime_checkable
+class Watcher(Protocol):
+    """A Keras callback that looks at the rows themselves, such as a diagnosis."""
+
+    def watch(self, train: Examples) -> None:
+        """The rows that are learnt from next, as the model that is fitted takes them."""
+
+
+def show_rows(callbacks: Sequence[Any], train: Examples) -> None:
+    """Tell every watcher among the callbacks what is learnt from next."""
+    for callback in callbacks:
+        if isinstance(callback, Watcher):
+            callback.watch(train)
+
+
 class Pipeline(ABC, Generic[DataT, OptionsT]):
     """One model family, from raw data to what is exported."""
 
@@ -197,9 +212,6 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
     """The metric of `evaluate` that tables show, and the one its baseline is compared by."""
     split_options: ClassVar[tuple[str, ...]] = ("seed", "test_share", "validation_share")
     """Options that decide which rows are held out: where they are equal, so are the rows of the same data."""
-    diagnosable: ClassVar[bool] = True
-    """Whether `fit` shows the rows of `to_learn` to the built model as they are, in one stage, and its loss says how well it
-    learns: what a diagnosis looks at."""
 
     def chosen(self, options: OptionsT) -> "Pipeline[Any, OptionsT]":
         """The pipeline for the task that the options ask for: itself, unless the family has several."""
@@ -248,8 +260,12 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
         callbacks: Sequence[Any],
         initial_epoch: int = 0,
     ) -> None:
-        """Train one stage in place, from `initial_epoch` on when it is resumed; overridden where no gradient descent fits."""
+        """Train one stage in place, from `initial_epoch` on when it is resumed; overridden where no gradient descent fits.
+
+        Callbacks that look at rows themselves are told by `show_rows` which ones are learnt from.
+        """
         train, validation = (self.to_learn(part, train, options) for part in (train, validation))
+        show_rows(callbacks, train)
         model.fit(
             train.inputs,
             train.targets,

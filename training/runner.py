@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from services.errors import FailedPrecondition, InvalidArgument
+from services.errors import FailedPrecondition
 from services.processing import Processor
 from training import options as option_values
 from training.environment import import_keras, plain_options, provenance
@@ -89,7 +89,7 @@ def train(job: Job, console: Console) -> Outcome:
     pipeline, options, name = job.pipeline, job.options, job.name or job.pipeline.family
     option_values.check(options)
     if job.diagnose:
-        _check_diagnosable(pipeline, options)
+        gradient_options(pipeline, options, "--diagnose")
     for published in (name, *(f"{name}-{precision}" for precision in job.variants.wanted)):
         check_name(published)
     loaded, processor, training, validation, test = encoded_parts(pipeline, job.source, options, console)
@@ -225,7 +225,7 @@ def _fit(
         console.print(f"resuming after epoch {len(checkpoint.history)} of at most {most}")
     done = len(checkpoint.history)
     progress = EpochProgress(console, most, done)
-    recorder = _recorder(job, run, training, done)
+    recorder = _recorder(job, run, done)
     try:
         with progress:
             for index in range(max(checkpoint.stage, 0), len(stages)):
@@ -236,7 +236,10 @@ def _fit(
                 first = checkpoint.enter(model, index)
                 if first >= options.epochs or checkpoint.exhausted:
                     continue
-                folder = run.tensorboard / stages[index].name if len(stages) > 1 else run.tensorboard
+                name = stages[index].name if len(stages) > 1 else ""
+                folder = run.tensorboard / name
+                if recorder:
+                    recorder.enter(name)
                 tensorboard = keras.callbacks.TensorBoard(folder, write_graph=False)
                 moving = schedule_callbacks(options, len(training), checkpoint.histories[index])
                 # The checkpoint refuses a loss that is no number: the diagnosis notes that epoch before.
@@ -259,23 +262,12 @@ def _fit(
     return checkpoint, progress.seconds, recorder.diagnosis if recorder else None
 
 
-def _check_diagnosable(pipeline: Pipeline, options: CommonOptions) -> None:
-    gradient_options(pipeline, options, "--diagnose")
-    if not pipeline.diagnosable:
-        raise InvalidArgument(
-            "Expected a family whose whole network learns by one loss from the rows themselves for --diagnose. "
-            f"Received: {pipeline.family}."
-        )
-
-
-def _recorder(job: Job, run: Run, training: Examples, first: int) -> "Recorder | None":
+def _recorder(job: Job, run: Run, first: int) -> "Recorder | None":
     if not job.diagnose:
         return None
     from training.diagnosis.recorder import Recorder
 
-    options = job.options
-    learnt = job.pipeline.to_learn(training, training, options)
-    return Recorder(run.directory, learnt, batch_size=options.batch_size, seed=options.seed, first_epoch=first)
+    return Recorder(run.directory, batch_size=job.options.batch_size, seed=job.options.seed, first_epoch=first)
 
 
 def _tell(console: Console, recorder: "Recorder | None", run: Run) -> None:

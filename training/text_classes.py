@@ -27,6 +27,7 @@ from training.pipeline import (
     ServingModel,
     Source,
     Split,
+    show_rows,
 )
 from training.splits import cut, stratified_split
 
@@ -125,6 +126,7 @@ class TextClassifier(Pipeline[Texts, OptionsT]):
         """Train on batches of texts of like length: nothing is computed for padding."""
         from training.batches import training_batches, validation_batches
 
+        show_rows(callbacks, train)
         model.fit(
             training_batches(train, options.batch_size, options.seed, initial_epoch),
             validation_data=validation_batches(validation, options.batch_size),

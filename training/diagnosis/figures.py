@@ -1,7 +1,7 @@
 """What a diagnosis holds: a few figures per layer and epoch, and their files in the run's folder.
 
 runs/<name>/<start>/
-  diagnosis.csv     one line per epoch, layer and figure, written after every epoch
+  diagnosis.csv     one line per epoch (with its stage), layer and figure, written after every epoch
   diagnosis.json    the same and the findings, written when training ends
 """
 
@@ -35,7 +35,8 @@ class EpochFigures:
     `gradient_norm` is the Euclidean norm of the loss's gradient in all weights of the layer; infinite where an element was
     not finite. `update_ratio` is the norm of what one step changed over the norm of what it changed. `saturation` is the
     share of values near a bound of their activation (sigmoid, tanh), or of rows with one probability near 1 (softmax).
-    `dead` is the share of a ReLU's units that were 0 for every sampled row.
+    `dead` is the share of a ReLU's units that were 0 for every sampled row. Epochs are counted over all stages; `stage` is
+    '' where there is one.
     """
 
     epoch: int
@@ -44,26 +45,32 @@ class EpochFigures:
     update_ratio: Mapping[str, float]
     saturation: Mapping[str, float] = field(default_factory=dict)
     dead: Mapping[str, float] = field(default_factory=dict)
+    stage: str = ""
 
 
-_COLUMNS = ("epoch", "layer", "figure", "value")
+_COLUMNS = ("epoch", "stage", "layer", "figure", "value")
 FIGURES = ("gradient_norm", "update_ratio", "saturation", "dead")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong: what was seen, where and when, and what usually helps. `epochs` are counted from 1, ends included."""
+    """Something wrong: what was seen, where and when, and what usually helps.
+
+    `epochs` are counted from 1 over all stages, ends included; `stage` is '' for what was seen in a run of one, or in all.
+    """
 
     kind: str
     layers: tuple[str, ...]
     epochs: tuple[int, int]
     text: str
     remedy: str
+    stage: str = ""
 
     @property
     def when(self) -> str:
         first, last = self.epochs
-        return f"epoch {first}" if first == last else f"epochs {first} to {last}"
+        epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
+        return f"{epochs} ({self.stage})" if self.stage else epochs
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,12 @@ class Diagnosis:
     sampling: str = ""
     """On what the figures were taken, in words."""
 
+    @property
+    def stages(self) -> dict[str, tuple[EpochFigures, ...]]:
+        """The epochs of each stage, in order."""
+        names = dict.fromkeys(epoch.stage for epoch in self.epochs)
+        return {name: tuple(epoch for epoch in self.epochs if epoch.stage == name) for name in names}
+
 
 def append(directory: Path, epoch: EpochFigures) -> None:
     """Add an epoch to the CSV file, with its loss under no layer."""
@@ -86,9 +99,11 @@ def append(directory: Path, epoch: EpochFigures) -> None:
         rows = csv.writer(file, lineterminator="\n")
         if begin:
             rows.writerow(_COLUMNS)
-        rows.writerow((epoch.epoch, "", "loss", epoch.loss))
+        rows.writerow((epoch.epoch, epoch.stage, "", "loss", epoch.loss))
         rows.writerows(
-            (epoch.epoch, layer, figure, value) for figure in FIGURES for layer, value in getattr(epoch, figure).items()
+            (epoch.epoch, epoch.stage, layer, figure, value)
+            for figure in FIGURES
+            for layer, value in getattr(epoch, figure).items()
         )
 
 
@@ -100,11 +115,15 @@ def resume(directory: Path, epochs: int) -> list[EpochFigures]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.reader(file) if len(row) == len(_COLUMNS)][1:]
     path.unlink()
-    by_epoch: dict[int, dict[str, dict[str, float]]] = {}
-    for number, layer, figure, value in rows:
+    by_epoch: dict[tuple[int, str], dict[str, dict[str, float]]] = {}
+    for number, stage, layer, figure, value in rows:
         if int(number) <= epochs:
-            by_epoch.setdefault(int(number), {name: {} for name in ("loss", *FIGURES)})[figure][layer] = float(value)
-    kept = [EpochFigures(number, values.pop("loss")[""], **values) for number, values in by_epoch.items()]
+            values = by_epoch.setdefault((int(number), stage), {name: {} for name in ("loss", *FIGURES)})
+            values[figure][layer] = float(value)
+    kept = [
+        EpochFigures(number, values.pop("loss")[""], stage=stage, **values)
+        for (number, stage), values in by_epoch.items()
+    ]
     for epoch in kept:
         append(directory, epoch)
     return kept

@@ -29,12 +29,21 @@ LEAST_EPOCHS = 3
 
 
 def find(diagnosis: Diagnosis) -> Diagnosis:
-    """The same diagnosis with its findings, the gravest first."""
-    epochs = diagnosis.epochs
-    findings: list[Finding] = [*_not_finite(diagnosis)]
-    if len(epochs) >= LEAST_EPOCHS:
-        findings += [*_exploding(diagnosis), *_vanishing(diagnosis), *_large_steps(diagnosis)]
-        findings += [*_dead(diagnosis), *_saturated(diagnosis), *_stalled(diagnosis, findings)]
+    """The same diagnosis with its findings, the gravest first.
+
+    Each stage is judged by itself: it may learn other layers, and by other steps. But a later one that finds nothing left to
+    learn has not stalled.
+    """
+    findings: list[Finding] = []
+    for stage, epochs in diagnosis.stages.items():
+        part = replace(diagnosis, epochs=epochs)
+        found = [*_not_finite(part)]
+        if len(epochs) >= LEAST_EPOCHS:
+            found += [*_exploding(part), *_vanishing(part), *_large_steps(part), *_dead(part), *_saturated(part)]
+        findings += [replace(finding, stage=stage) for finding in found]
+    findings.sort(key=lambda finding: _GRAVEST_FIRST.index(finding.kind))
+    if len(diagnosis.epochs) >= LEAST_EPOCHS:
+        findings += _stalled(diagnosis, findings)
     return replace(diagnosis, findings=tuple(findings))
 
 
@@ -133,6 +142,13 @@ def _stalled(diagnosis: Diagnosis, causes: Sequence[Finding]) -> Iterator[Findin
     yield Finding("stalled", (), epochs, text, causes[0].remedy if causes else remedy)
 
 
+_GRAVEST_FIRST = (
+    "exploding gradient",
+    "vanishing gradient",
+    "steps too large",
+    "dead ReLU units",
+    "saturated activations",
+)
 _EXPLODING = (
     "Lower learning_rate (--find-lr suggests one), clip the gradient (clip_global_norm=1), or normalise the layers."
 )

@@ -69,6 +69,7 @@ def _heat_map(diagnosis: Diagnosis, figure: str, title: str, caption: str, colou
         extent=(first - 0.5, last + 0.5, len(layers) - 0.5, -0.5),
     )
     axes.set_facecolor("#d9dde2")
+    _mark_stages(axes, diagnosis, "white")
     every = 1 + (len(layers) - 1) // _MOST_NAMES
     axes.set_yticks(range(0, len(layers), every), [_short(name) for name in layers[::every]], fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -89,6 +90,7 @@ def _lines(diagnosis: Diagnosis, shares: Sequence[Mapping[str, float]], title: s
             line = [epoch.get(layer, math.nan) for epoch in shares]
             axes.plot(epochs, line, color=colours[index], marker="o" if len(epochs) == 1 else "", label=_short(layer))
     axes.set_ylim(-0.02, 1.02)
+    _mark_stages(axes, diagnosis, "black")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch")
     axes.set_ylabel("share")
@@ -96,6 +98,20 @@ def _lines(diagnosis: Diagnosis, shares: Sequence[Mapping[str, float]], title: s
     if len(most) < len(layers):
         caption += f" The {len(most)} layers with the largest shares of {len(layers)}."
     return Plot(title, caption, drawing)
+
+
+def _mark_stages(axes: Any, diagnosis: Diagnosis, colour: str) -> None:
+    """A line where each later stage begins, and the names of all above, where there are several."""
+    stages = diagnosis.stages
+    if len(stages) < 2:
+        return
+    for index, (name, epochs) in enumerate(stages.items()):
+        begin, end = epochs[0].epoch - 0.5, epochs[-1].epoch + 0.5
+        if index:
+            axes.axvline(begin, color=colour, linewidth=1.5)
+        axes.text(
+            (begin + end) / 2, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8
+        )
 
 
 def _colours(count: int) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,8 @@ class Probe:
 
     Built for a compiled model, in one place of its training. Layers are the places where weights lie (the paths of the
     variables): so nested models and layers inside layers are seen too. Activations are found in the traced graph, by their
-    operations; those inside a loop (the gates of an LSTM) are not seen.
+    operations; those inside a loop (the gates of an LSTM) are not seen, nor those of frozen layers, which nothing passes
+    through that is learnt.
 
         probe = Probe(model)
         look = probe.look(inputs, targets, weights)
@@ -86,12 +87,12 @@ class Probe:
         return {layer: _root(square) for layer, square in squares.items()}
 
     def _traced(self, inputs: Any, targets: Any, weights: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        variables = [variable.value for variable in self._model.trainable_variables]
         # What the layers would keep (moving averages, the state of their random numbers) goes to the scope, which is dropped.
         with keras.StatelessScope(), tf.GradientTape() as tape:
             outputs = self._model(inputs, training=True)
-            operations = _activations(tf.nest.flatten(outputs))
+            operations = _activations(tf.nest.flatten(outputs), _depending_on(variables))
             loss = self._model.compute_loss(inputs, targets, outputs, weights, training=True)
-        variables = [variable.value for variable in self._model.trainable_variables]
         squares: dict[str, Any] = {}
         for place, gradient in zip(self._places, tape.gradient(loss, variables), strict=True):
             if gradient is not None:
@@ -108,17 +109,31 @@ def places(model: keras.Model) -> list[str]:
     return [variable.path.rpartition("/")[0] or variable.path for variable in model.trainable_variables]
 
 
-def _activations(outputs: Sequence[Any]) -> dict[Activation, list[Any]]:
-    """The activations in the graph that is being traced, with what comes out of them; an unrolled one comes out often."""
+def _activations(outputs: Sequence[Any], learnt: Collection[str]) -> dict[Activation, list[Any]]:
+    """The activations in the graph that is being traced, with what comes out of them; an unrolled one comes out often.
+
+    Those alone that are among the operations `learnt`, by name.
+    """
     found: dict[Activation, list[Any]] = {}
     answers = {tensor.ref() for tensor in outputs}
     for operation in _leading_to(outputs):
         kind = _KINDS.get(operation.type)
-        if kind is None or _gates_its_own_input(operation):
+        if kind is None or operation.name not in learnt or _gates_its_own_input(operation):
             continue
         (output,) = operation.outputs
         found.setdefault(Activation(_layer(operation.name), kind, output.ref() in answers), []).append(output)
     return found
+
+
+def _depending_on(variables: Sequence[Any]) -> set[str]:
+    """Names of the operations in the graph that is being traced which one of these variables has a part in."""
+    graph = tf.compat.v1.get_default_graph()
+    handles = {id(variable.handle) for variable in variables}
+    names = {inner.op.name for outer, inner in graph.captures if id(outer) in handles}
+    for operation in graph.get_operations():  # each after those it takes from
+        if any(tensor.op.name in names for tensor in operation.inputs):
+            names.add(operation.name)
+    return names
 
 
 def _leading_to(outputs: Sequence[Any]) -> list[Any]:

@@ -16,7 +16,7 @@ from training.evaluation import balanced_weights
 from training.optimization import GradientOptions, ScheduleName, optimizer
 from training.options import Bounds
 from training.pictures import PictureClassifier, augmentation, signature
-from training.pipeline import Examples, ServingModel, Stage
+from training.pipeline import Examples, ServingModel, Stage, show_rows
 from training.pretrained import RANDOM, base_weights, check_unfreeze, check_weights, load_backbone, settle, unfreeze
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ class Finetune(PictureClassifier[Options]):
     family = "finetune"
     summary = "A pretrained backbone with a new head, then its last layers too; default data: scikit-learn digits"
     options = Options
-    diagnosable = False  # the head learns from features, and the network only after it
 
     def fit_processor(self, train: Images, options: Options) -> Processor:
         """The backbone's size, or less for pictures that are smaller, where the options do not say."""
@@ -156,6 +155,7 @@ class Finetune(PictureClassifier[Options]):
             train, validation = (_as_features(extract, part, options) for part in (train, validation))
             fitted = model.get_layer("head")
             fitted.compile(model.optimizer, "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+        show_rows(callbacks, train)
         fitted.fit(
             row_batches(train, options.batch_size, options.seed, initial_epoch),
             validation_data=row_batches(replace(validation, weights=None), options.batch_size),

@@ -74,12 +74,6 @@ def test_a_family_that_learns_nothing_has_no_diagnosis(app: typer.Typer) -> None
     assert "Received: vgg16" in refusal(app, "vgg16", "--diagnose", "--set", "weights=random")
 
 
-def test_a_network_whose_head_learns_alone_has_no_diagnosis(app: typer.Typer) -> None:
-    message = refusal(app, "finetune", "--diagnose", "--set", "weights=random")
-    assert "Expected a family whose whole network learns by one loss" in message
-    assert "Received: finetune" in message
-
-
 def test_neither_help_nor_lists_nor_data_errors_import_keras() -> None:
     script = """
 import sys

@@ -109,3 +109,37 @@ def test_a_loss_that_stays_is_told_with_its_likely_cause_and_that_remedy() -> No
 
 def test_too_few_epochs_are_not_judged() -> None:
     assert run(norms=(1e-6, 1e-4, 1e-2, 1.0), losses=(0.7, 0.7)) == ()
+
+
+def staged(*stages: tuple[str, Sequence[float], Sequence[float]]) -> tuple[Finding, ...]:
+    """What is found in stages of a name, gradient norms by layer and losses by epoch."""
+    epochs: list[EpochFigures] = []
+    for name, norms, losses in stages:
+        gradient = dict(zip(LAYERS, norms, strict=True))
+        epochs += [EpochFigures(len(epochs) + 1 + i, loss, gradient, {}, stage=name) for i, loss in enumerate(losses)]
+    return find(Diagnosis(LAYERS, ACTIVATIONS, tuple(epochs))).findings
+
+
+def test_a_finding_names_the_stage_it_is_of() -> None:
+    (finding,) = staged(("head", (1, 1, 1, 1), FALLING), ("fine-tuning", (1e-6, 1, 1, 1), FALLING))
+    assert finding.stage == "fine-tuning"
+    assert finding.when == "epochs 7 to 12 (fine-tuning)"
+
+
+def test_a_stage_is_judged_by_its_own_gradients() -> None:
+    """That of a later stage may be far longer: it is that of more layers, or of a loss that starts elsewhere."""
+    assert staged(("head", (1e-4, 1e-4, 1e-4, 1e-4), FALLING), ("fine-tuning", (1, 1, 1, 1), FALLING[:3])) == ()
+
+
+def test_a_stage_that_finds_nothing_left_to_learn_has_not_stalled() -> None:
+    assert staged(("head", (1, 1, 1, 1), FALLING), ("fine-tuning", (1, 1, 1, 1), (0.3, 0.3, 0.3, 0.3))) == ()
+    (finding,) = staged(("head", (1, 1, 1, 1), (0.7,) * 4), ("fine-tuning", (1, 1, 1, 1), (0.7,) * 4))
+    assert (finding.kind, finding.when) == ("stalled", "epochs 1 to 8")
+
+
+def test_the_gravest_comes_first_whatever_its_stage() -> None:
+    found = staged(("head", (1e-6, 1, 1, 1), FALLING), ("fine-tuning", (math.inf, 1, 1, 1), FALLING))
+    assert [(finding.kind, finding.stage) for finding in found] == [
+        ("exploding gradient", "fine-tuning"),
+        ("vanishing gradient", "head"),
+    ]

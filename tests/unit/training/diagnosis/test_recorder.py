@@ -15,7 +15,7 @@ from training.diagnosis.plots import plots
 from training.diagnosis.probe import Probe
 from training.diagnosis.recorder import Recorder
 from training.layers.text import MaskedSelfAttention
-from training.pipeline import Examples
+from training.pipeline import Examples, show_rows
 from training.report import image
 
 ROWS = 48
@@ -44,6 +44,7 @@ def network() -> keras.Model:
 
 def fitted(examples: Examples, callbacks: list[Any], epochs: int = 2, initial_epoch: int = 0) -> keras.Model:
     model = network()
+    show_rows(callbacks, examples)
     model.fit(
         examples.inputs, examples.targets, 16, epochs, 0, callbacks, initial_epoch=initial_epoch
     )  # batches are shuffled: a diagnosis must not disturb that either
@@ -53,7 +54,7 @@ def fitted(examples: Examples, callbacks: list[Any], epochs: int = 2, initial_ep
 @pytest.fixture(scope="module")
 def diagnosed(series: Examples, tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Recorder, Path]:
     folder = tmp_path_factory.mktemp("run")
-    recorder = Recorder(folder, series, batch_size=16, seed=0)
+    recorder = Recorder(folder, batch_size=16, seed=0)
     return fitted(series, [recorder]), recorder, folder
 
 
@@ -92,12 +93,60 @@ def test_both_files_hold_every_figure(diagnosed: tuple[keras.Model, Recorder, Pa
 
 
 def test_a_resumed_run_continues_the_files(series: Examples, tmp_path: Path) -> None:
-    fitted(series, [Recorder(tmp_path, series, batch_size=16, seed=0)], epochs=2)
-    resumed = Recorder(tmp_path, series, batch_size=16, seed=0, first_epoch=1)
+    fitted(series, [Recorder(tmp_path, batch_size=16, seed=0)], epochs=2)
+    resumed = Recorder(tmp_path, batch_size=16, seed=0, first_epoch=1)
     fitted(series, [resumed], epochs=3, initial_epoch=1)
     assert [epoch.epoch for epoch in resumed.diagnosis.epochs] == [1, 2, 3]
     rows = list(csv.DictReader((tmp_path / CSV_FILE).read_text().splitlines()))
     assert [row["epoch"] for row in rows if row["figure"] == "loss"] == ["1", "2", "3"]
+
+
+def test_a_run_resumed_after_its_last_epoch_still_has_its_plots(series: Examples, tmp_path: Path) -> None:
+    fitted(series, [Recorder(tmp_path, batch_size=16, seed=0)], epochs=1)
+    resumed = Recorder(tmp_path, batch_size=16, seed=0, first_epoch=1)
+    assert "classes" in resumed.diagnosis.layers
+    assert all(image(plot.figure) for plot in plots(resumed.diagnosis))
+
+
+def test_stages_are_counted_through_and_marked(tmp_path: Path) -> None:
+    """As in transfer learning: first the head alone, on other rows than the whole network, then layers before it, too."""
+    keras.utils.set_random_seed(0)
+    random = np.random.default_rng(0)
+    pixels = keras.Input((5,), name="pixels")
+    features = keras.Input((4,), name="features")
+    frozen = keras.layers.Dense(4, "relu", name="frozen")
+    base = keras.Sequential([frozen, keras.layers.Dense(4, "relu", name="last")], name="base")
+    head = keras.Model({"features": features}, keras.layers.Dense(2, "softmax", name="classes")(features), name="head")
+    whole = keras.Model({"pixels": pixels}, head({"features": base(pixels)}))
+    rows = random.normal(size=(ROWS, 5)).astype(np.float32)
+    targets = (rows[:, 0] > 0).astype(np.int64)
+    recorder = Recorder(tmp_path, batch_size=16, seed=0)
+    frozen.trainable = False
+    for name, model, inputs in (
+        ("head", head, {"features": np.asarray(base(rows))}),
+        ("rest", whole, {"pixels": rows}),
+    ):
+        model.compile("adam", "sparse_categorical_crossentropy")
+        recorder.enter(name)
+        recorder.watch(Examples(inputs, targets))
+        model.fit(inputs, targets, 16, 2, 0, [recorder])
+
+    diagnosis = recorder.diagnosis
+    assert diagnosis.layers == ("last", "classes")
+    assert [(epoch.epoch, epoch.stage) for epoch in diagnosis.epochs] == [
+        (1, "head"),
+        (2, "head"),
+        (3, "rest"),
+        (4, "rest"),
+    ]
+    assert [set(epoch.gradient_norm) for epoch in diagnosis.epochs[1:3]] == [{"classes"}, {"last", "classes"}]
+    relus = [activation.layer for activation in diagnosis.activations if activation.kind == "relu"]
+    assert relus == ["base/last"], "what is frozen is nobody's fault"
+    for plot in plots(diagnosis):
+        words = {text.get_text() for text in plot.figure.axes[0].texts}
+        assert words == {"head", "rest"}
+    resumed = Recorder(tmp_path, batch_size=16, seed=0, first_epoch=3)
+    assert list(resumed.diagnosis.stages) == ["head", "rest"]
 
 
 def test_the_plots_can_be_drawn(diagnosed: tuple[keras.Model, Recorder, Path]) -> None:
