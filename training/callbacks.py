@@ -38,6 +38,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         self._patience = patience
         self._whole: keras.Model | None = None
         self._best: list[dict[int, np.ndarray]] = []
+        self.dtype = ""
+        """What layers compute in while they learn; '' until the run knows."""
         self.histories: list[list[dict[str, float]]] = []
         """For each stage that was entered one entry per epoch: the losses and metrics Keras logs, and the learning rate."""
 
@@ -74,6 +76,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
             return
         with np.load(self._path, allow_pickle=False) as saved:
             self.histories = json.loads(saved["histories"].item())
+            self.dtype = saved["dtype"].item()
             self._best = [{} for _ in self.histories]
             for key in saved.files:
                 kind, *numbers = key.split("_")
@@ -136,7 +139,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
             arrays |= {f"best_{stage}_{index}": weight for index, weight in best.items()}
         temporary = self._path.with_suffix(".tmp")
         with temporary.open("wb") as file:
-            np.savez(file, histories=np.array(json.dumps(self.histories)), **arrays)
+            np.savez(file, histories=np.array(json.dumps(self.histories)), dtype=np.array(self.dtype), **arrays)
         os.replace(temporary, self._path)  # noqa: PTH105  # atomic, as the name says
 
     def _restore(self, model: keras.Model) -> None:

@@ -32,7 +32,10 @@ def fit_in_memory(
     """
     import keras
 
+    from training.mixed_precision import computing_in, training_dtype
+
     losses: list[float] = []
+    dtype = training_dtype(options)
     kept: tuple[float, list[Any]] = math.inf, []
     stages = pipeline.stages(options)
     for index, stage in enumerate(stages):
@@ -42,7 +45,8 @@ def fit_in_memory(
         watch = _watch(history, losses, tell)
         stopping = keras.callbacks.EarlyStopping(MONITOR, patience=stage.options.patience, restore_best_weights=True)
         moving = schedule_callbacks(stage.options, len(training), history)
-        pipeline.fit(model, training, validation, stage.options, [watch, stopping, *moving])
+        with computing_in(model, dtype):
+            pipeline.fit(model, training, validation, stage.options, [watch, stopping, *moving])
         best = min((entry[MONITOR] for entry in history), default=math.inf)
         if len(stages) > 1 and best < kept[0]:
             kept = best, model.get_weights()

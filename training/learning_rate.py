@@ -93,6 +93,7 @@ def sweep(
     pipeline: Pipeline, options: GradientOptions, train: Examples, validation: Examples, processor: Processor
 ) -> Sweep:
     """Train a fresh model with a rising rate and the optimizer, clipping and batch size of the options' first stage."""
+    from training.mixed_precision import computing_in, training_dtype
     from training.schedules import RisingRate
 
     options = pipeline.stages(options)[0].options
@@ -107,7 +108,7 @@ def sweep(
     )
     model = pipeline.build(train, processor, plain)
     rising = RisingRate(np.geomspace(LOWEST, HIGHEST, STEPS).tolist(), SMOOTHING, DIVERGED)
-    with rising.until_done():
+    with rising.until_done(), computing_in(model, training_dtype(plain)):
         pipeline.fit(model, train, validation, plain, [rising])
     return Sweep(tuple(rising.rates), tuple(rising.losses))
 

@@ -55,6 +55,8 @@ class GradientOptions(CommonOptions):
     """Largest element of a gradient, of either sign; larger ones are cut."""
     clip_global_norm: Annotated[float | None, Bounds(0, open_low=True)] = None
     """Longest gradient of all weights together; a longer one is scaled down."""
+    mixed_precision: bool = False
+    """Multiply in bfloat16 while training, on a GPU (compute capability 8.0) or CPU (AMX) made for it; exported: float32."""
 
     def __post_init__(self) -> None:
         if self.momentum and self.optimizer not in _WITH_MOMENTUM:

@@ -13,7 +13,7 @@ from services.errors import FailedPrecondition
 from services.processing import Processor
 from training import options as option_values
 from training.environment import import_keras, plain_options, provenance
-from training.optimization import gradient_options, schedule_callbacks
+from training.optimization import GradientOptions, gradient_options, schedule_callbacks
 from training.pipeline import (
     Arrays,
     Baseline,
@@ -108,6 +108,8 @@ def train(job: Job, console: Console) -> Outcome:
         trained = Trained(model, serving, training, validation, processor)
         test, outputs, metrics = judge(pipeline, trained, test, options)
         by_stage[stage] = metrics
+    if isinstance(options, GradientOptions) and options.mixed_precision:
+        serving = dataclasses.replace(serving, notes={**serving.notes, "trained_in": checkpoint.dtype})
     stages = stage_results([stage.name for stage in pipeline.stages(options)], checkpoint, by_stage)
     baseline = pipeline.baseline(training, test, options)
 
@@ -216,6 +218,7 @@ def _fit(
     import keras
 
     from training.callbacks import Checkpoint, EpochProgress
+    from training.mixed_precision import FLOAT32, computing_in, training_dtype
 
     pipeline, stages = job.pipeline, job.pipeline.stages(job.options)
     most = sum(stage.options.epochs for stage in stages)
@@ -223,6 +226,7 @@ def _fit(
     if run.resumed:
         checkpoint.read()
         console.print(f"resuming after epoch {len(checkpoint.history)} of at most {most}")
+    checkpoint.dtype = training_dtype(job.options, checkpoint.dtype)
     done = len(checkpoint.history)
     progress = EpochProgress(console, most, done)
     recorder = _recorder(job, run, done)
@@ -244,7 +248,8 @@ def _fit(
                 moving = schedule_callbacks(options, len(training), checkpoint.histories[index])
                 # The checkpoint refuses a loss that is no number: the diagnosis notes that epoch before.
                 callbacks = [*([recorder] if recorder else []), checkpoint, tensorboard, progress, *moving]
-                pipeline.fit(model, training, validation, options, callbacks, first)
+                with computing_in(model, checkpoint.dtype):
+                    pipeline.fit(model, training, validation, options, callbacks, first)
     except KeyboardInterrupt:
         raise Interrupted(run, len(checkpoint.history)) from None
     except FailedPrecondition:
@@ -255,7 +260,8 @@ def _fit(
         epoch = checkpoint.best_epoch(stage)
         where = f" of {stages[stage].name}" if len(stages) > 1 else ""
         console.print(
-            f"trained {len(checkpoint.history) - done} epochs in {progress.seconds:.1f} s; "
+            f"trained {len(checkpoint.history) - done} epochs in {progress.seconds:.1f} s"
+            f"{f' in {checkpoint.dtype}' if checkpoint.dtype != FLOAT32 else ''}; "
             f"best validation loss {checkpoint.histories[stage][epoch]['val_loss']:.4g} in epoch {epoch + 1}{where}"
         )
     _tell(console, recorder, run)

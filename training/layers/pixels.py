@@ -168,6 +168,11 @@ class PixelDecoder(keras.layers.Layer):  # type: ignore[misc]  # keras ships no 
     def pixels(self) -> int:
         return self.side * self.side
 
+    @property
+    def hidden_layers(self) -> list[Any]:
+        """Those between the levels' vectors and the logits: what mixed precision is for."""
+        return self.blocks
+
     def call(self, levels: Any, words: Any, mask: Any, training: bool = False) -> Any:
         """Logits f32 `[B, 64, levels]` of each place, given the true levels i32 `[B, 64]` of the places before it."""
         logits, _ = self._teach(levels, words, mask, training=training)

@@ -129,10 +129,10 @@ class ReversedTokens(keras.layers.Layer):  # type: ignore[misc]  # keras ships n
     def call(self, values: Any, mask: Any) -> Any:
         # The last token's place and not their number: a zero between tokens is read like one.
         places = ops.arange(1, ops.shape(mask)[1] + 1, dtype="float32")
-        lengths = ops.max(mask * places, axis=1, keepdims=True)
+        lengths = ops.max(ops.cast(mask, "float32") * places, axis=1, keepdims=True)
         reverse = tf.reverse_sequence(values, ops.cast(lengths[:, 0], "int32"), seq_axis=1, batch_axis=0)
         # The product also keeps tf2onnx from taking this and a recurrent layer for ONNX's reverse one, which has no lengths.
-        return reverse * ops.cast(places <= lengths, "float32")[:, :, None]
+        return reverse * ops.cast(places <= lengths, reverse.dtype)[:, :, None]
 
 
 def encoder_block(state: Any, mask: Any, *, heads: int, feed_forward: int, dropout: float, seed: int) -> Any:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
-from services.errors import DataError
+from services.errors import DataError, InvalidArgument
 from services.processing import Processor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.datasets.tables import Constant, Table, bundled, load_table
@@ -75,6 +75,14 @@ class Options(GradientOptions):
     def reading(self) -> dict[str, Any]:
         """What `load_table` is to be told."""
         return {"categorical": self.categorical, "drop": self.drop, "constant": self.constant}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mixed_precision:
+            raise InvalidArgument(
+                "Option mixed_precision: expected false. A restricted Boltzmann machine has one layer, which sees the data "
+                "and draws samples: it stays in float32. Received: true."
+            )
 
 
 @dataclass(frozen=True)
