@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     work = tmp_path_factory.mktemp("work")
     chosen = options("epochs=3", "fine_epochs=2", "batch_size=8", "learning_rate=0.02")
-    return Job(PIPELINE, chosen, Source(folder), "daytime", work / "models", work / "runs")
+    return Job(PIPELINE, chosen, Source(folder), "daytime", work / "models", work / "runs", diagnose=True)
 
 
 def run(job: Job) -> tuple[Outcome, str]:
@@ -84,6 +84,18 @@ def test_a_folder_is_learnt_in_two_stages_exported_and_reported(whole: tuple[Out
     assert outcome.exported.manifest.provenance.options["backbone"] == "vgg16"
 
 
+def test_the_head_is_diagnosed_on_features_and_then_what_is_unfrozen_with_it(whole: tuple[Outcome, str]) -> None:
+    diagnosis = whole[0].diagnosis
+    assert diagnosis
+    assert [(epoch.epoch, epoch.stage) for epoch in diagnosis.epochs] == [
+        *((epoch, "head") for epoch in (1, 2, 3)),
+        *((epoch, "fine-tuning") for epoch in (4, 5)),
+    ]
+    assert [len(epochs[0].gradient_norm) for epochs in diagnosis.stages.values()] == [1, 5]
+    assert diagnosis.layers[-1] in diagnosis.epochs[0].update_ratio
+    assert diagnosis.layers[0].startswith("block4_conv3")
+
+
 def test_a_run_resumed_in_its_second_stage_ends_as_if_never_interrupted(
     job: Job, whole: tuple[Outcome, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +117,8 @@ def test_a_run_resumed_in_its_second_stage_ends_as_if_never_interrupted(
     outcome, _ = run(replace(job, resume=True))
     losses = [[entry["loss"] for entry in result.history] for result in (outcome, whole[0])]
     np.testing.assert_allclose(*losses, rtol=1e-3)
+    assert outcome.diagnosis
+    assert [epoch.epoch for epoch in outcome.diagnosis.epochs] == [1, 2, 3, 4, 5]
 
 
 def test_the_first_stage_changes_the_head_and_the_second_the_last_layers_but_no_normalisation(folder: Path) -> None:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from training.diagnosis.figures import CSV_FILE, JSON_FILE, Diagnosis, write
+from training.diagnosis.figures import CSV_FILE, JSON_FILE, Diagnosis, EpochFigures, append, write
 from training.diagnosis.plots import plots
 from training.diagnosis.probe import Probe
 from training.diagnosis.recorder import Recorder
@@ -101,11 +101,11 @@ def test_a_resumed_run_continues_the_files(series: Examples, tmp_path: Path) -> 
     assert [row["epoch"] for row in rows if row["figure"] == "loss"] == ["1", "2", "3"]
 
 
-def test_a_run_resumed_after_its_last_epoch_still_has_its_plots(series: Examples, tmp_path: Path) -> None:
-    fitted(series, [Recorder(tmp_path, batch_size=16, seed=0)], epochs=1)
+def test_a_run_resumed_after_its_last_epoch_still_has_its_plots(tmp_path: Path) -> None:
+    append(tmp_path, EpochFigures(1, 0.5, {"classes": 0.1}, {"classes": 1e-3}))
     resumed = Recorder(tmp_path, batch_size=16, seed=0, first_epoch=1)
-    assert "classes" in resumed.diagnosis.layers
-    assert all(image(plot.figure) for plot in plots(resumed.diagnosis))
+    assert resumed.diagnosis.layers == ("classes",)
+    assert next(plot.title for plot in plots(resumed.diagnosis) if image(plot.figure)).startswith("Gradient norm")
 
 
 def test_stages_are_counted_through_and_marked(tmp_path: Path) -> None:
@@ -132,14 +132,14 @@ def test_stages_are_counted_through_and_marked(tmp_path: Path) -> None:
         model.fit(inputs, targets, 16, 2, 0, [recorder])
 
     diagnosis = recorder.diagnosis
-    assert diagnosis.layers == ("last", "classes")
+    assert diagnosis.layers == ("base/last", "classes")
     assert [(epoch.epoch, epoch.stage) for epoch in diagnosis.epochs] == [
         (1, "head"),
         (2, "head"),
         (3, "rest"),
         (4, "rest"),
     ]
-    assert [set(epoch.gradient_norm) for epoch in diagnosis.epochs[1:3]] == [{"classes"}, {"last", "classes"}]
+    assert [set(epoch.gradient_norm) for epoch in diagnosis.epochs[1:3]] == [{"classes"}, {"base/last", "classes"}]
     relus = [activation.layer for activation in diagnosis.activations if activation.kind == "relu"]
     assert relus == ["base/last"], "what is frozen is nobody's fault"
     for plot in plots(diagnosis):
