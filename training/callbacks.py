@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from services.errors import FailedPrecondition
+from services.files import replacing, writing
 from training.formats import layers_of
 
 _MONITOR = "val_loss"
@@ -137,10 +137,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         arrays = {f"state_{index}": variable.numpy() for index, variable in enumerate(_state(self._entered))}
         for stage, best in enumerate(self._best):
             arrays |= {f"best_{stage}_{index}": weight for index, weight in best.items()}
-        temporary = self._path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with writing(f"the checkpoint {self._path}"), replacing(self._path) as temporary, temporary.open("wb") as file:
             np.savez(file, histories=np.array(json.dumps(self.histories)), dtype=np.array(self.dtype), **arrays)
-        os.replace(temporary, self._path)  # noqa: PTH105  # atomic, as the name says
 
     def _restore(self, model: keras.Model) -> None:
         model.optimizer.build(model.trainable_variables)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from services.errors import InvalidArgument
+from services.files import writing
 from services.manifest import (
     TASKS,
     Manifest,
@@ -36,7 +37,7 @@ from training import gate
 from training.formats import serving_function, write_saved_model
 from training.onnx_format import OPSET, write_onnx
 from training.pipeline import Arrays, Endpoint, ServingModel
-from training.publishing import Staging, writing
+from training.publishing import Staging
 
 STAGES = ("saved_model", "onnx", "assets", "parity", "manifest", "sync", "publish", "published")
 """What `progress` is called with, as each begins."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.errors import InvalidArgument
+from services.files import FULL_DISK
 from services.tensors import DYNAMIC, Signature, TensorSpec
-from training.publishing import FULL_DISK
 
 if TYPE_CHECKING:
     import keras

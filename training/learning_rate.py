@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from services.errors import FailedPrecondition
+from services.files import replacing, write_whole, writing
 from services.processing import Processor
 from training.environment import import_keras
 from training.evaluation import new_figure
@@ -78,7 +79,8 @@ def find_learning_rate(
         found = sweep(pipeline, descent, training, validation, processor)
     suggestion = suggest(found)
     directory = runs / datetime.now(UTC).strftime("learning-rate-%Y%m%d-%H%M%S-%f")
-    directory.mkdir(parents=True)
+    with writing(f"the folder of runs {runs}"):
+        directory.mkdir(parents=True)
     path = write(directory, found, suggestion)
     console.print(f"suggested: --learning-rate {suggestion.rate:g} with {descent.optimizer}", soft_wrap=True)
     console.print(f"  {suggestion.reason} ({len(found.rates)} steps, source: Smith 2017)", soft_wrap=True)
@@ -153,9 +155,10 @@ def plot(found: Sweep, suggestion: Suggestion) -> Plot:
 def write(directory: Path, found: Sweep, suggestion: Suggestion) -> Path:
     """The figures as JSON and the plot as SVG; returns the plot's path."""
     record: dict[str, Any] = {"suggested": suggestion.rate, "lowest": suggestion.lowest, **dataclasses.asdict(found)}
-    (directory / JSON_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_whole(directory / JSON_FILE, json.dumps(record, indent=1) + "\n")
     path = directory / "learning_rate.svg"
-    plot(found, suggestion).figure.savefig(path)
+    with writing(str(path)), replacing(path) as temporary:
+        plot(found, suggestion).figure.savefig(temporary, format="svg")
     return path
 
 

@@ -13,20 +13,17 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.errors import CornetError, FailedPrecondition, InvalidArgument, ResourceExhausted
+from services.errors import FailedPrecondition, InvalidArgument
+from services.files import fsync, writing
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _TEMPORARY = re.compile(r"\.tmp-\d+-(\d+)")
 _TRIES = 1000
-
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says when there is no room: on the disk, in a quota, or for so large a file."""
 
 
 def check_name(name: str) -> str:
@@ -73,8 +70,8 @@ class Staging:
         with writing(f"{self._base}"):
             for folder, _, files in os.walk(self.path, topdown=False):
                 for file in files:
-                    _fsync(Path(folder, file))
-                _fsync(Path(folder))
+                    fsync(Path(folder, file))
+                fsync(Path(folder))
 
     def publish(self) -> tuple[int, Path]:
         """Give the directory the next free version. Returns the version and where it is."""
@@ -89,7 +86,7 @@ class Staging:
                         raise
                     continue  # another export took that version in between
                 self._published = True
-                _fsync(self._base)
+                fsync(self._base)
                 return version, target
         raise FailedPrecondition(f"Expected a free version of {self._base.name}. Received: {_TRIES} that were taken.")
 
@@ -103,22 +100,6 @@ class Staging:
                 version += 1  # another thread of this process is exporting the same model
             else:
                 return path
-
-
-@contextmanager
-def writing(what: str) -> Iterator[None]:
-    """Turn the operating system's errors into the tree's, naming what could not be written."""
-    try:
-        yield
-    except OSError as error:
-        raise _refusal(what, error) from error
-
-
-def _refusal(what: str, error: OSError) -> CornetError:
-    reason = error.strerror or str(error)
-    if error.errno in FULL_DISK:
-        return ResourceExhausted(f"Expected room to write {what}. Received: {reason}.")
-    return FailedPrecondition(f"Expected to be able to write {what}. Received: {reason}.")
 
 
 def _next_version(base: Path) -> int:
@@ -153,13 +134,5 @@ def _is_abandoned(path: Path, pid: int) -> bool:
         return False
     else:
         return True
-    finally:
-        os.close(handle)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)

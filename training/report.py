@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from services.files import write_whole
 from training.diagnosis.figures import Diagnosis
 from training.diagnosis.plots import plots as diagnosis_plots
 from training.options import options_of, value_text
@@ -147,7 +148,7 @@ def write_report(path: Path, report: RunReport) -> None:
             bought=bought(report.stages, report.pipeline.primary_metric),
         )
     )
-    path.write_text(html, encoding="utf-8")
+    write_whole(path, html, f"the report {path}")
 
 
 def loss_plot(history: Sequence[Mapping[str, float]], starts: Sequence[int] = ()) -> Plot:

@@ -8,7 +8,6 @@ runs/<name>/<start in UTC>/
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from services.errors import DataError, FailedPrecondition, NotFound
+from services.files import TEMPORARY, write_whole, writing
 
 RUN_FILE = "run.json"
 
@@ -54,7 +54,8 @@ class Run:
         """A fresh folder below `root`."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
         run = cls(root / identity.name / stamp, identity)
-        run.directory.mkdir(parents=True)
+        with writing(f"the folder of runs {root}"):
+            run.directory.mkdir(parents=True)
         run._write({"status": "running"})
         return run
 
@@ -74,6 +75,8 @@ class Run:
                     f"Cannot resume {directory}: expected the options and data it was started with. "
                     f"Received: {'; '.join(differences)}. Leave --resume out to start afresh."
                 )
+            for unfinished in directory.glob(f"{TEMPORARY}*"):  # of a process that was killed while it wrote
+                unfinished.unlink()
             return cls(directory, identity, resumed=True)
         raise NotFound(
             f"Nothing to resume: expected an unfinished run of {identity.name!r} below {root}. Received: none."
@@ -98,9 +101,7 @@ class Run:
 
     def _write(self, state: Mapping[str, Any]) -> None:
         text = json.dumps({"identity": asdict(self.identity), **state}, indent=2, ensure_ascii=False)
-        temporary = self.directory / f"{RUN_FILE}.tmp"
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, self.directory / RUN_FILE)  # noqa: PTH105  # atomic, as the name says
+        write_whole(self.directory / RUN_FILE, text + "\n")
 
 
 def finished_run(root: Path, name: str, version: int, data_sha256: str) -> dict[str, Any] | None:

@@ -7,8 +7,8 @@ import numpy as np
 import typer
 
 from services.errors import InvalidArgument
+from services.files import check_writable, replacing, writing
 from training.options import parse
-from training.publishing import writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,7 @@ def synthesize(
         raise InvalidArgument(f"Expected a file that is not there, or --overwrite. Received: {output}.")
     if output.is_dir():
         raise InvalidArgument(f"Expected --output to be a file. Received: the folder {output}.")
-    _check_writable(output)
+    check_writable(output)
     options = parse(synthesis.SynthesisOptions, [*(settings or []), *([f"seed={seed}"] if seed is not None else [])])
     table = load_table(Source(data, target), "class", **options.reading).data
     console = Console(highlight=False)
@@ -92,27 +92,10 @@ def _frame(path: Path, table: "Table", label: str, drawn: "Columns", options: "S
     return pd.DataFrame(columns)
 
 
-def _check_writable(path: Path) -> None:
-    """Raises FailedPrecondition, before anything is learnt, where no file can be made beside the path."""
-    temporary = _temporary(path)
-    with writing(str(path)):
-        temporary.touch()
-        temporary.unlink()
-
-
 def _write(path: Path, frame: "pd.DataFrame") -> None:
     """Whole or not at all. Raises FailedPrecondition or ResourceExhausted where it cannot be."""
-    temporary = _temporary(path)
-    with writing(str(path)):
-        try:
-            if path.suffix == ".csv":
-                frame.to_csv(temporary, index=False, float_format="%.7g")
-            else:
-                frame.to_parquet(temporary, index=False)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".tmp-{path.name}")
+    with writing(str(path)), replacing(path) as temporary:
+        if path.suffix == ".csv":
+            frame.to_csv(temporary, index=False, float_format="%.7g")
+        else:
+            frame.to_parquet(temporary, index=False)

@@ -1,7 +1,5 @@
 """Files of a job on any fsspec file system, where a file is there whole or not at all."""
 
-import os
-import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +10,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from services.errors import FailedPrecondition, InvalidArgument
-
-TEMPORARY = ".tmp-"
-"""What the name of an unfinished file starts with; no reader of Parquet folders looks at a name with a dot in front."""
+from services.files import TEMPORARY, replacing
 
 
 class Storage:
@@ -59,18 +55,8 @@ class Storage:
             return
         target = Path(self.at(name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
-        try:
-            with temporary.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException as error:
-            if isinstance(error, OSError) and error.filename is None:
-                error.filename = str(target)  # a full disk does not say itself where
-            temporary.unlink(missing_ok=True)
-            raise
+        with replacing(target) as temporary, temporary.open("xb") as file:
+            yield file
 
     def read(self, name: str) -> bytes | None:
         """A file's content, None where there is no such file."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from services.errors import InvalidArgument
+from services.files import check_writable
 from services.loadtest import result as results
 from services.loadtest.comparison import compare
 from services.loadtest.options import default_address, default_metrics_url, parse_loads, parse_shapes
@@ -113,8 +114,9 @@ def loadtest(
     )
     bounds = Bounds(duration, warm_up, timeout, connections, max_requests, max_in_flight)
     loads = parse_loads(concurrency, rate, arrivals)
-    for path in (json_, html):
-        results.check_writable(path)
+    for path, what in ((json_, f"the result {json_}"), (html, f"the report {html}")):
+        if path is not None:
+            check_writable(path, what, make_folder=True)
     from services.loadtest.session import run_search, run_steps
 
     if find_max:
@@ -154,7 +156,9 @@ def report_result(
     """Write the HTML report of a result."""
     from services.loadtest.report import write_report
 
-    write_report(results.read(result), html)
+    measured = results.read(result)
+    check_writable(html, f"the report {html}", make_folder=True)
+    write_report(measured, html)
 
 
 def _deliver(outcome: dict[str, Any], json_: Path | None, html: Path | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from services.files import write_whole
 from services.loadtest.plots import answers_over_time, latency_histogram, latency_over_load, server_beside_client
 from services.loadtest.result import label
 
@@ -26,8 +27,7 @@ def write_report(result: Mapping[str, Any], path: Path) -> None:
         best=max(steps, key=lambda step: step["ok_per_s"]),
         plots=_plots(result),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page, f"the report {path}")
 
 
 def _plots(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:

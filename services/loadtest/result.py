@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from services.errors import DataError, InvalidArgument
+from services.errors import DataError
+from services.files import write_whole
 from services.loadtest.client_load import ClientLoad
 from services.loadtest.measurement import Recorder
 from services.loadtest.plan import Load
@@ -55,22 +56,7 @@ def step_result(
 
 
 def write(result: Mapping[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def check_writable(path: Path | None) -> None:
-    """Make sure of the place for a result before the test, not after it. Raises InvalidArgument."""
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise InvalidArgument(f"Expected a file that can be written. Received: {path} ({error.strerror}).") from error
+    write_whole(path, json.dumps(result, indent=2) + "\n", f"the result {path}")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from services.errors import FailedPrecondition, ResourceExhausted
-from training.publishing import Staging, writing
+from services.files import writing
+from training.publishing import Staging
 
 CHILD = """
 import sys

@@ -149,7 +149,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_test(server: Serve
     run = loadtest(server, "tfs-grpc", "mlp", "--duration", "30", "--json", str(tmp_path / "file" / "result.json"))
 
     assert run.returncode == 1
-    assert "Expected a file that can be written" in run.stderr
+    assert "Expected to be able to write the result" in run.stderr
     assert "Traceback" not in run.stderr
 
 

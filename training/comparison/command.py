@@ -41,6 +41,7 @@ def compare(
     the rows in its own way, and answers through the engine that serves it. A paired bootstrap says which differences from
     the best may be the chance of which rows were held out.
     """
+    from services.files import check_writable
     from training.comparison.candidates import select
     from training.comparison.judge import judge
     from training.comparison.measure import measure
@@ -51,11 +52,13 @@ def compare(
     from training.comparison.rows import rows_for
     from training.comparison.table import print_comparison
     from training.environment import show_warnings
-    from training.publishing import writing
 
     console = Console(highlight=False)
     show_warnings(console)
     candidates = select(repository, versions)
+    for path, what in ((html, f"the report {html}"), (json_, f"the figures {json_}")):
+        if path is not None:
+            check_writable(path, what, make_folder=True)
     with console.status("reading the rows") as status:
         rows = rows_for(candidates, data, target)
         status.update("measuring answers and latency")
@@ -65,10 +68,8 @@ def compare(
         judgement = judge(candidates, outputs, rows.examples)
         comparison = put_together(candidates, rows, measured, judgement, runs)
     print_comparison(console, comparison)
-    with writing(f"the report {html}"):
-        write_report(html, comparison, plots_of(comparison, candidates, outputs))
+    write_report(html, comparison, plots_of(comparison, candidates, outputs))
     console.print(f"report   {escape(str(html))}", soft_wrap=True)
     if json_ is not None:
-        with writing(f"the figures {json_}"):
-            write_json(json_, comparison)
+        write_json(json_, comparison)
         console.print(f"figures  {escape(str(json_))}", soft_wrap=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from services.files import write_whole
 from training.comparison.result import Comparison
 from training.comparison.table import lines_of, summary, title_of
 from training.pipeline import Plot
@@ -26,5 +27,4 @@ def write_report(path: Path, comparison: Comparison, plots: Sequence[Plot]) -> N
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    write_whole(path, html, f"the report {path}")

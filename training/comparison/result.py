@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from services.files import write_whole
 from services.manifest import ONNX_FILE, SAVED_MODEL_FILE
 from training.comparison.candidates import Candidate
 from training.comparison.judge import Difference, Judgement
@@ -99,8 +100,7 @@ def write_json(path: Path, comparison: Comparison) -> None:
         "models": [_plain(entry) for entry in comparison.entries],
         "baselines": [asdict(baseline) for baseline in rows.baselines],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n", f"the figures {path}")
 
 
 def _plain(entry: Entry) -> dict[str, Any]:

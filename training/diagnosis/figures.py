@@ -6,12 +6,15 @@ runs/<name>/<start>/
 """
 
 import csv
+import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from services.files import write_whole, writing
 
 JSON_FILE = "diagnosis.json"
 CSV_FILE = "diagnosis.csv"
@@ -95,16 +98,11 @@ def append(directory: Path, epoch: EpochFigures) -> None:
     """Add an epoch to the CSV file, with its loss under no layer."""
     path = directory / CSV_FILE
     begin = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
+    with writing(str(path)), path.open("a", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
         if begin:
-            rows.writerow(_COLUMNS)
-        rows.writerow((epoch.epoch, epoch.stage, "", "loss", epoch.loss))
-        rows.writerows(
-            (epoch.epoch, epoch.stage, layer, figure, value)
-            for figure in FIGURES
-            for layer, value in getattr(epoch, figure).items()
-        )
+            lines.writerow(_COLUMNS)
+        lines.writerows(_rows(epoch))
 
 
 def resume(directory: Path, epochs: int) -> list[EpochFigures]:
@@ -114,7 +112,6 @@ def resume(directory: Path, epochs: int) -> list[EpochFigures]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.reader(file) if len(row) == len(_COLUMNS)][1:]
-    path.unlink()
     by_epoch: dict[tuple[int, str], dict[str, dict[str, float]]] = {}
     for number, stage, layer, figure, value in rows:
         if int(number) <= epochs:
@@ -124,15 +121,26 @@ def resume(directory: Path, epochs: int) -> list[EpochFigures]:
         EpochFigures(number, values.pop("loss")[""], stage=stage, **values)
         for (number, stage), values in by_epoch.items()
     ]
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(_COLUMNS)
     for epoch in kept:
-        append(directory, epoch)
+        lines.writerows(_rows(epoch))
+    write_whole(path, text.getvalue())
     return kept
 
 
 def write(directory: Path, diagnosis: Diagnosis) -> None:
     """The JSON file. JSON has no infinity: it is null."""
     text = json.dumps(_plain(asdict(diagnosis)), indent=1, ensure_ascii=False)
-    (directory / JSON_FILE).write_text(text + "\n", encoding="utf-8")
+    write_whole(directory / JSON_FILE, text + "\n")
+
+
+def _rows(epoch: EpochFigures) -> Iterator[tuple[int, str, str, str, float]]:
+    yield epoch.epoch, epoch.stage, "", "loss", epoch.loss
+    for figure in FIGURES:
+        for layer, value in getattr(epoch, figure).items():
+            yield epoch.epoch, epoch.stage, layer, figure, value
 
 
 def _plain(value: Any) -> Any:

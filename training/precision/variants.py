@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from services.errors import CornetError, FailedPrecondition, ParityError
+from services.files import writing
 from services.manifest import (
     ASSETS_DIRECTORY,
     FP32,
@@ -41,7 +42,7 @@ from training.precision.evidence import Evidence
 from training.precision.float16 import to_float16
 from training.precision.int8 import calibration_rows, method_for, to_int8
 from training.precision.options import Precision, Quantization, VariantOptions
-from training.publishing import Staging, writing
+from training.publishing import Staging
 
 
 @dataclass(frozen=True)

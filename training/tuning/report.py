@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from services.files import write_whole
 from training.report import environment, image
 from training.tuning.plots import history_plot, importance_plot, slices_plot
 from training.tuning.space import plain, settings_of, short
@@ -32,4 +33,4 @@ def write_report(study: Study) -> None:
         failed=[trial for trial in trials if trial.state == "failed"],
         images=[(plot.title, plot.caption, image(plot.figure)) for plot in plots],
     )
-    study.report.write_text(html, encoding="utf-8")
+    write_whole(study.report, html, f"the report {study.report}")

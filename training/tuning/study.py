@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from services.errors import CornetError, DataError, FailedPrecondition, NotFound
+from services.files import write_whole, writing
 from training.pipeline import CommonOptions, Pipeline, Source
 from training.runs import Identity
 from training.tuning.space import Axis, options_at, parameters_of
@@ -97,14 +98,13 @@ class Study:
         """A fresh study below `root`; the base options are its first trial where they lie in the space."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
         directory = root / identity.name / f"tune-{stamp}"
-        directory.mkdir(parents=True)
+        with writing(f"the folder of studies {root}"):
+            directory.mkdir(parents=True)
         study = cls(directory, identity, plan)
         first = parameters_of(plan.base, plan.axes)
         if first is not None:
             study._study.enqueue_trial(first)
-        temporary = directory / f"{STUDY_FILE}.tmp"
-        temporary.write_text(json.dumps({"identity": asdict(identity)}, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, directory / STUDY_FILE)  # noqa: PTH105  # atomic, as the name says
+        write_whole(directory / STUDY_FILE, json.dumps({"identity": asdict(identity)}, indent=2) + "\n")
         return study
 
     @classmethod
@@ -176,7 +176,7 @@ class Study:
 
         plan = self.plan
         sign = 1 if plan.smaller_is_better else -1
-        with _quiet():
+        with _quiet(), writing(f"the study {self.directory}"):
             asked = self._study.ask()
 
             def tell(epoch: int, best_loss: float) -> None:
@@ -241,8 +241,8 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         plan = self.plan
         file = self.directory / TRIALS_FILE
-        _cut_half_entry(file)
-        with _quiet():
+        with _quiet(), writing(f"the study {self.directory}"):
+            _cut_half_entry(file)
             storage = JournalStorage(JournalFileBackend(str(file)))
             pruners: dict[Pruner, optuna.pruners.BasePruner] = {
                 Pruner.MEDIAN: optuna.pruners.MedianPruner(

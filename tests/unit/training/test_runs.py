@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.errors import DataError, FailedPrecondition, NotFound
+from services.files import TEMPORARY
 from training.runs import RUN_FILE, Identity, Run
 
 IDENTITY = Identity("regressor", "price", {"epochs": 3, "units": [8]}, "prices.csv", "ab12", "price")
@@ -49,3 +50,16 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (run.directory / RUN_FILE).write_text("{")
     with pytest.raises(DataError, match=RUN_FILE):
         Run.resume(tmp_path, IDENTITY)
+
+
+def test_what_a_killed_process_left_half_written_goes_when_the_run_is_resumed(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, IDENTITY)
+    (run.directory / f"{TEMPORARY}checkpoint.npz-1-0").write_bytes(b"half")
+    Run.resume(tmp_path, IDENTITY)
+    assert [path.name for path in run.directory.iterdir()] == [RUN_FILE]
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    with pytest.raises(FailedPrecondition, match="Expected to be able to write the folder of runs"):
+        Run.start(tmp_path / "runs", IDENTITY)

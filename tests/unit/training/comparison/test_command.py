@@ -16,6 +16,7 @@ from rich.console import Console
 from services.errors import CornetError, DataError, FailedPrecondition, InvalidArgument, ModelNotFound
 from services.manifest import Manifest
 from training.comparison.candidates import select
+from training.comparison.command import compare
 from training.comparison.rows import rows_for
 from training.options import parse
 from training.pipeline import Source
@@ -125,6 +126,14 @@ def test_the_report_is_one_file_without_scripts(compared: tuple[str, Path]) -> N
     assert re.findall(r'(?:src|href)="(?!data:)', html) == []
     for title in ("Metric and latency", "Metric and size", "signs/1: confusion", "signs-fp16/1: confusion"):
         assert f"<h2>{title}</h2>" in html
+
+
+def test_a_place_for_the_report_that_is_none_is_refused_before_anything_is_measured(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.environment.show_warnings", lambda _: None)  # it outlives the test
+    with pytest.raises(FailedPrecondition, match=r"able to write the report .* Is a directory"):
+        compare(["signs", "signs-fp16"], repository=trained.repository, data=tmp_path / "missing", html=tmp_path)
 
 
 def test_rows_that_none_has_seen_are_all_used_under_the_models_labels(trained: Trained, tmp_path: Path) -> None:
