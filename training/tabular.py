@@ -19,17 +19,9 @@ Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "swish", "
 
 
 @dataclass(frozen=True)
-class TabularOptions(GradientOptions):
-    """Options of the families that learn from rows of a table."""
+class TableOptions(GradientOptions):
+    """Options of the families that learn from a table: what is read of it, and as what."""
 
-    activation: Activation = "relu"
-    """Activation of the hidden layers."""
-    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.0
-    """Share of activations dropped after each hidden layer while training."""
-    batch_norm: bool = False
-    """Batch normalisation after each hidden layer."""
-    schedule: Annotated[ScheduleName, SCHEDULES] = "cosine"
-    """Learning rate over the epochs: constant, falling to 0 along a cosine, falling in steps, or when validation stays."""
     categorical: tuple[str, ...] = ()
     """Columns to read as categories even where every cell is a number."""
     drop: tuple[str, ...] = ()
@@ -41,6 +33,20 @@ class TabularOptions(GradientOptions):
     def reading(self) -> dict[str, Any]:
         """What `load_table` is to be told."""
         return {"categorical": self.categorical, "drop": self.drop, "constant": self.constant}
+
+
+@dataclass(frozen=True)
+class TabularOptions(TableOptions):
+    """Options of the families that learn from rows of a table with dense layers."""
+
+    activation: Activation = "relu"
+    """Activation of the hidden layers."""
+    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.0
+    """Share of activations dropped after each hidden layer while training."""
+    batch_norm: bool = False
+    """Batch normalisation after each hidden layer."""
+    schedule: Annotated[ScheduleName, SCHEDULES] = "cosine"
+    """Learning rate over the epochs: constant, falling to 0 along a cosine, falling in steps, or when validation stays."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from training.anomaly.tables import TABLES
 from training.anomaly.thresholds import choose_threshold
 from training.datasets.images import holds_images
 from training.fitting import fit_in_memory
-from training.optimization import optimizer
+from training.optimization import answer_itself, optimizer
 from training.pipeline import (
     Arrays,
     Baseline,
@@ -102,7 +102,7 @@ class Autoencoder(Pipeline[Rows, AutoencoderOptions]):
         encoder, decoder = subject.network(clean.shape[1:], options)
         score = _score(decoder(encoder(noisy)), clean)
         model = keras.Model({subject.tensor: raw}, keras.layers.Reshape((1,))(score))
-        model.compile(optimizer(options, len(train)), _score_itself)
+        model.compile(optimizer(options, len(train)), answer_itself)
         return model
 
     def to_learn(self, part: Examples, train: Examples, options: AutoencoderOptions) -> Examples:
@@ -256,11 +256,6 @@ def _score(decoded: Any, encoded: Any) -> Any:
     import keras
 
     return keras.ops.mean(keras.ops.square(decoded - encoded), axis=tuple(range(1, len(encoded.shape))))
-
-
-def _score_itself(_: Any, score: Any) -> Any:
-    """The loss of a model whose output is the loss: its mean is the mean squared error."""
-    return score
 
 
 PIPELINE = Autoencoder()

@@ -9,9 +9,9 @@ import numpy as np
 from services.errors import DataError, InvalidArgument
 from services.processing import Processor
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
-from training.datasets.tables import Constant, Table, bundled, load_table
+from training.datasets.tables import Table, bundled, load_table
 from training.evaluation import new_figure
-from training.optimization import GradientOptions, OptimizerName, ScheduleName, optimizer
+from training.optimization import OptimizerName, ScheduleName, answer_itself, optimizer
 from training.options import Bounds
 from training.pipeline import (
     Arrays,
@@ -26,7 +26,7 @@ from training.pipeline import (
     Trained,
 )
 from training.splits import cut, random_split, stratified_split
-from training.tabular import TabularExamples, TabularPipeline, columns_of, signature, tabular
+from training.tabular import TableOptions, TabularExamples, TabularPipeline, columns_of, signature, tabular
 
 if TYPE_CHECKING:
     import keras
@@ -39,7 +39,7 @@ _CELLS_SHOWN = 2000
 
 
 @dataclass(frozen=True)
-class Options(GradientOptions):
+class Options(TableOptions):
     """Options of the restricted Boltzmann machine."""
 
     epochs: Annotated[int, Bounds(1)] = 60
@@ -64,17 +64,6 @@ class Options(GradientOptions):
     """Units of a numeric column: 1 for its place between minimum and maximum, more for its place among as many quantiles."""
     impute_steps: Annotated[int, Bounds(1, 200)] = 20
     """Mean-field steps in which `impute` settles what is not known."""
-    categorical: tuple[str, ...] = ()
-    """Columns to read as categories even where every cell is a number."""
-    drop: tuple[str, ...] = ()
-    """Columns to leave out, such as identifiers."""
-    constant: Constant = "error"
-    """What to do with columns that hold the same in every row: refuse the file, or leave them out."""
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """What `load_table` is to be told."""
-        return {"categorical": self.categorical, "drop": self.drop, "constant": self.constant}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,7 +120,7 @@ class Rbm(TabularPipeline[Options]):
         chains = min(options.batch_size, len(train)) if options.persistent else 0
         machine = BoltzmannMachine(options.hidden, mean, steps=options.steps, chains=chains, seed=options.seed)
         model = keras.Model({"features": features}, machine(encoding(features)), name=self.family)
-        model.compile(optimizer(options, len(train)), _surprise_itself)
+        model.compile(optimizer(options, len(train)), answer_itself)
         return model
 
     def to_learn(self, part: Examples, train: Examples, options: Options) -> Examples:
@@ -242,11 +231,6 @@ def _digits() -> Loaded[Table]:
 
 def _spec(name: str, width: int) -> TensorSpec:
     return TensorSpec(name, BY_NAME["float32"], (DYNAMIC, width))
-
-
-def _surprise_itself(_: Any, surprise: Any) -> Any:
-    """The loss of a model whose output is the loss."""
-    return surprise
 
 
 def _readout(features: np.ndarray, targets: np.ndarray) -> Any:
