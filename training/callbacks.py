@@ -5,13 +5,14 @@ import math
 import time
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from services.errors import FailedPrecondition
+from services.errors import DataError, FailedPrecondition
 from services.files import replacing, writing
 from training.formats import layers_of
 
@@ -37,6 +38,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         self._path = path
         self._patience = patience
         self._whole: keras.Model | None = None
+        self._spent = 0.0
+        self._began: float | None = None
         self._best: list[dict[int, np.ndarray]] = []
         self.dtype = ""
         """What layers compute in while they learn; '' until the run knows."""
@@ -70,19 +73,32 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         losses = [entry[_MONITOR] for entry in self.histories[stage]]
         return int(np.argmin(losses)) if losses else -1
 
+    @property
+    def seconds(self) -> float:
+        """How long fitting took so far, from the first `enter` on, and before that in processes that were interrupted: in each
+        of them up to its last full epoch.
+        """
+        return self._spent + (0.0 if self._began is None else time.monotonic() - self._began)
+
     def read(self) -> None:
-        """Take up what the file holds, where there is one; `enter` then puts the model into that state."""
+        """Take up what the file holds, where there is one; `enter` then puts the model into that state. Raises DataError."""
         if not self._path.exists():
             return
-        with np.load(self._path, allow_pickle=False) as saved:
-            self.histories = json.loads(saved["histories"].item())
-            self.dtype = saved["dtype"].item()
-            self._best = [{} for _ in self.histories]
-            for key in saved.files:
-                kind, *numbers = key.split("_")
-                if kind == "best":
-                    stage, index = map(int, numbers)
-                    self._best[stage][index] = saved[key]
+        try:
+            with np.load(self._path, allow_pickle=False) as saved:
+                self.histories = json.loads(saved["histories"].item())
+                self._spent = float(saved["seconds"])
+                self.dtype = saved["dtype"].item()
+                self._best = [{} for _ in self.histories]
+                for key in saved.files:
+                    kind, *numbers = key.split("_")
+                    if kind == "best":
+                        stage, index = map(int, numbers)
+                        self._best[stage][index] = saved[key]
+        except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
+            raise DataError(
+                f"{self._path}: expected the checkpoint of a run. Received: {error}. Leave --resume out to start afresh."
+            ) from error
 
     def enter(self, model: keras.Model, stage: int) -> int:
         """Begin a stage, or go on in the one that `read` found; returns how many epochs of it the model has had.
@@ -90,6 +106,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         `model` is built and compiled for the stage. What is fitted may be a part of it, with the same optimizer.
         """
         self._whole = model
+        if self._began is None:
+            self._began = time.monotonic()
         if stage == self.stage:
             self._restore(model)
             return len(self.histories[stage])
@@ -138,7 +156,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         for stage, best in enumerate(self._best):
             arrays |= {f"best_{stage}_{index}": weight for index, weight in best.items()}
         with writing(f"the checkpoint {self._path}"), replacing(self._path) as temporary, temporary.open("wb") as file:
-            np.savez(file, histories=np.array(json.dumps(self.histories)), dtype=np.array(self.dtype), **arrays)
+            told = {"histories": json.dumps(self.histories), "dtype": self.dtype, "seconds": self.seconds}
+            np.savez(file, **{name: np.array(value) for name, value in told.items()}, **arrays)
 
     def _restore(self, model: keras.Model) -> None:
         model.optimizer.build(model.trainable_variables)
@@ -155,9 +174,6 @@ class EpochProgress(keras.callbacks.Callback):  # type: ignore[misc]  # keras sh
 
     def __init__(self, console: Console, epochs: int, completed: int = 0) -> None:
         super().__init__()
-        self._started = time.monotonic()
-        self.seconds = 0.0
-        """How long fitting took in this process."""
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -172,12 +188,10 @@ class EpochProgress(keras.callbacks.Callback):  # type: ignore[misc]  # keras sh
         self._task: TaskID = self._progress.add_task("training", total=epochs, completed=completed, losses="")
 
     def __enter__(self) -> Self:
-        self._started = time.monotonic()
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = time.monotonic() - self._started
         self._progress.stop()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:

@@ -32,7 +32,7 @@ _LARGEST_SVG_BYTES = 400_000
 
 @dataclass(frozen=True)
 class RunReport:
-    """All that the report shows. `rows` counts rows by part, `seconds` is the time spent fitting."""
+    """All that the report shows. `rows` counts rows by part, `seconds` those of fitting in all processes of the run."""
 
     pipeline: Pipeline
     options: CommonOptions

@@ -213,7 +213,7 @@ def _fit(
 ) -> "tuple[Checkpoint, float, Diagnosis | None]":
     """Fit all stages, from the checkpoint where the run is resumed.
 
-    Returns what the checkpoint holds, the seconds spent, and the diagnosis if one was asked for.
+    Returns what the checkpoint holds, the seconds of fitting in all, and the diagnosis if one was asked for.
     """
     import keras
 
@@ -227,7 +227,7 @@ def _fit(
         checkpoint.read()
         console.print(f"resuming after epoch {len(checkpoint.history)} of at most {most}")
     checkpoint.dtype = training_dtype(job.options, checkpoint.dtype)
-    done = len(checkpoint.history)
+    done, before = len(checkpoint.history), checkpoint.seconds
     progress = EpochProgress(console, most, done)
     recorder = _recorder(job, run, done)
     try:
@@ -255,17 +255,19 @@ def _fit(
     except FailedPrecondition:
         _tell(console, recorder, run)
         raise
+    seconds = checkpoint.seconds
     if checkpoint.history:
         stage = checkpoint.best_stage
         epoch = checkpoint.best_epoch(stage)
         where = f" of {stages[stage].name}" if len(stages) > 1 else ""
+        together = f", {len(checkpoint.history)} in {seconds:.1f} s with those before the interruption" if done else ""
         console.print(
-            f"trained {len(checkpoint.history) - done} epochs in {progress.seconds:.1f} s"
-            f"{f' in {checkpoint.dtype}' if checkpoint.dtype != FLOAT32 else ''}; "
+            f"trained {len(checkpoint.history) - done} epochs in {seconds - before:.1f} s"
+            f"{f' in {checkpoint.dtype}' if checkpoint.dtype != FLOAT32 else ''}{together}; "
             f"best validation loss {checkpoint.histories[stage][epoch]['val_loss']:.4g} in epoch {epoch + 1}{where}"
         )
     _tell(console, recorder, run)
-    return checkpoint, progress.seconds, recorder.diagnosis if recorder else None
+    return checkpoint, seconds, recorder.diagnosis if recorder else None
 
 
 def _recorder(job: Job, run: Run, first: int) -> "Recorder | None":

@@ -21,7 +21,7 @@ SAVED_MODEL_VARIABLES = "variables"
 
 @dataclass(frozen=True)
 class Trained:
-    """How a version was trained, where its run is recorded: epochs, seconds of fitting."""
+    """How a version was trained, where its run is recorded: epochs, and seconds of fitting in all processes of the run."""
 
     epochs: int
     seconds: float | None

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from services.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.errors import DataError, FailedPrecondition, InvalidArgument, NotFound
 from services.manifest import Manifest
 from services.parity import Limits
 from training.options import parse
@@ -111,12 +111,29 @@ def test_an_interrupted_run_continues_from_its_last_epoch(job: Job, interrupt_af
         run(job)
     record = json.loads((caught.value.run.directory / "run.json").read_text())
     assert record["status"] == "running"
+    with np.load(caught.value.run.checkpoint) as saved:
+        assert 0 < float(saved["seconds"]) < 1000
+        state = {**saved, "seconds": 1000.0}
+    np.savez(caught.value.run.checkpoint, **state)
     interrupt_after(0)
     outcome, printed = run(replace(job, resume=True))
     assert "resuming after epoch 2 of at most 4" in printed
     assert outcome.run.directory == caught.value.run.directory
     assert len(outcome.history) == 4
+    assert re.search(r"trained 2 epochs in \d+\.\d s, 4 in 10\d\d\.\d s with those before the interruption", printed)
+    assert 1000 < json.loads((outcome.run.directory / "run.json").read_text())["seconds"] < 1100
+    assert re.search(r"10\d\d\.\d s of fitting", outcome.run.report.read_text())
     with pytest.raises(NotFound, match="Nothing to resume"):
+        run(replace(job, resume=True))
+
+
+def test_a_damaged_checkpoint_is_named(job: Job, interrupt_after: Callable[[int], None]) -> None:
+    job = replace(job, name="damaged")
+    interrupt_after(1)
+    with pytest.raises(Interrupted) as caught:
+        run(job)
+    caught.value.run.checkpoint.write_bytes(caught.value.run.checkpoint.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"checkpoint\.npz: expected the checkpoint of a run"):
         run(replace(job, resume=True))
 
 
