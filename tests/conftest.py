@@ -159,7 +159,7 @@ def _publish(family: str, repository: Path) -> Published:
         samples=run.test.serving_inputs,
         metrics={},
         baseline={},
-        provenance=provenance(run.loaded, options, run.serving.base_weights),
+        provenance=provenance(run.loaded, options, pipeline.base_weights(options)),
     )
     backends: dict[str, Backend] = {
         "onnx": open_backend(made.path, made.manifest, BackendOptions()),

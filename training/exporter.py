@@ -101,7 +101,6 @@ def export(
         baseline=_finite(baseline, "baseline"),
         provenance=replace(
             provenance,
-            base_weights=provenance.base_weights or serving.base_weights,
             packages={**provenance.packages, "onnx-opset": str(OPSET)},
         ),
     )

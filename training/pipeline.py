@@ -144,7 +144,6 @@ class ServingModel:
     signature: Signature
     labels: tuple[str, ...] = ()
     batching: BatchingHints = field(default_factory=BatchingHints)
-    base_weights: str = ""
     further: Mapping[str, Endpoint] = field(default_factory=dict)
     notes: Mapping[str, float | str] = field(default_factory=dict)
 
@@ -216,6 +215,13 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
     def chosen(self, options: OptionsT) -> "Pipeline[Any, OptionsT]":
         """The pipeline for the task that the options ask for: itself, unless the family has several."""
         return self
+
+    def base_weights(self, options: OptionsT) -> str:
+        """What training starts from, as `Provenance.base_weights` has it: '' for none. A file is read to its end.
+
+        Asked for once, before anything is loaded. Raises InvalidArgument for a file that is not there.
+        """
+        return ""
 
     @abstractmethod
     def load(self, source: Source, options: OptionsT) -> Loaded[DataT]:

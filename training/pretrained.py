@@ -37,8 +37,16 @@ def check_weights(weights: str) -> None:
 
 
 def base_weights(weights: str) -> str:
-    """What the manifest records: `imagenet`, `random`, or `sha256:<hash>` of the file."""
-    return weights if weights in (IMAGENET, RANDOM) else f"sha256:{sha256(Path(weights))}"
+    """What the manifest records: `imagenet`, `random`, or `sha256:<hash>` of the file. Raises InvalidArgument for any other."""
+    check_weights(weights)
+    if weights in (IMAGENET, RANDOM):
+        return weights
+    try:
+        return f"sha256:{sha256(Path(weights))}"
+    except OSError as error:
+        raise InvalidArgument(
+            f"Option weights: expected a file that can be read. Received: {weights!r} ({error.strerror})."
+        ) from error
 
 
 def load_backbone(backbone: Backbone, height: int, width: int, weights: str) -> "keras.Model":

@@ -92,10 +92,12 @@ def train(job: Job, console: Console) -> Outcome:
         gradient_options(pipeline, options, "--diagnose")
     for published in (name, *(f"{name}-{precision}" for precision in job.variants.wanted)):
         check_name(published)
+    weights = pipeline.base_weights(options)
     loaded, processor, training, validation, test = encoded_parts(pipeline, job.source, options, console)
     rows = {"train": len(training), "validation": len(validation), "test": len(test)}
 
-    identity = Identity(pipeline.family, name, plain_options(options), loaded.name, loaded.sha256, job.source.target)
+    given = plain_options(options)
+    identity = Identity(pipeline.family, name, given, loaded.name, loaded.sha256, job.source.target, weights)
     run = Run.resume(job.runs, identity) if job.resume else Run.start(job.runs, identity)
     import_keras(options.seed, deterministic=options.deterministic)
     model = pipeline.build(training, processor, options)
@@ -115,7 +117,7 @@ def train(job: Job, console: Console) -> Outcome:
 
     from training.exporter import export
 
-    origin = provenance(loaded, options, serving.base_weights, job.source.target)
+    origin = provenance(loaded, options, weights, job.source.target)
     with console.status("exporting and comparing SavedModel and ONNX with Keras"):
         exported = export(
             serving,

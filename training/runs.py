@@ -30,6 +30,8 @@ class Identity:
     data: str
     data_sha256: str
     target: str | None
+    base_weights: str = ""
+    """What training starts from, a file by its SHA-256."""
 
     def differences(self, other: "Identity") -> list[str]:
         """`key: theirs, now ours` for all that differs from `other`, options by name."""
@@ -63,16 +65,16 @@ class Run:
     def resume(cls, root: Path, identity: Identity) -> Self:
         """The newest unfinished run of that name.
 
-        Raises NotFound where there is none, FailedPrecondition where its options or data are not these.
+        Raises NotFound where there is none, FailedPrecondition where its options, data or weights are not these.
         """
         for directory in sorted((root / identity.name).glob("*/"), reverse=True):
             record = _read(directory / RUN_FILE)
             if record is None or record["status"] == "done":
                 continue
-            differences = identity.differences(Identity(**record["identity"]))
+            differences = identity.differences(record["identity"])
             if differences:
                 raise FailedPrecondition(
-                    f"Cannot resume {directory}: expected the options and data it was started with. "
+                    f"Cannot resume {directory}: expected the options, data and weights it was started with. "
                     f"Received: {'; '.join(differences)}. Leave --resume out to start afresh."
                 )
             for unfinished in directory.glob(f"{TEMPORARY}*"):  # of a process that was killed while it wrote
@@ -111,7 +113,7 @@ def finished_run(root: Path, name: str, version: int, data_sha256: str) -> dict[
         if (
             record is not None
             and (record["status"], record.get("version")) == ("done", version)
-            and record["identity"]["data_sha256"] == data_sha256
+            and record["identity"].data_sha256 == data_sha256
         ):
             return record
     return None
@@ -123,11 +125,11 @@ def _flat(identity: Identity) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The record of a run; None where the folder holds none. Raises DataError where it is not JSON."""
+    """The record of a run, its `identity` as one; None where the folder holds none. Raises DataError where it is no record."""
     try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes())
+        return {**record, "status": record["status"], "identity": Identity(**record["identity"])}
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: expected the JSON record of a run. Received: {error}.") from error
-    return record

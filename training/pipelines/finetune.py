@@ -17,7 +17,7 @@ from training.optimization import GradientOptions, ScheduleName, optimizer
 from training.options import Bounds
 from training.pictures import PictureClassifier, augmentation, signature
 from training.pipeline import Examples, ServingModel, Stage, show_rows
-from training.pretrained import RANDOM, base_weights, check_unfreeze, check_weights, load_backbone, settle, unfreeze
+from training.pretrained import RANDOM, base_weights, check_unfreeze, load_backbone, settle, unfreeze
 
 if TYPE_CHECKING:
     import keras
@@ -73,7 +73,6 @@ class Options(GradientOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_size(self.network, height=self.height, width=self.width)
-        check_weights(self.weights)
 
 
 class Finetune(PictureClassifier[Options]):
@@ -86,6 +85,9 @@ class Finetune(PictureClassifier[Options]):
     family = "finetune"
     summary = "A pretrained backbone with a new head, then its last layers too; default data: scikit-learn digits"
     options = Options
+
+    def base_weights(self, options: Options) -> str:
+        return base_weights(options.weights)
 
     def fit_processor(self, train: Images, options: Options) -> Processor:
         """The backbone's size, or less for pictures that are smaller, where the options do not say."""
@@ -174,9 +176,11 @@ class Finetune(PictureClassifier[Options]):
         extract = _extractor(model)
         probabilities = model.get_layer("head")({"features": extract.output})
         served = keras.Model(extract.input, {"probabilities": probabilities}, name=self.family)
-        taken = signature(model.input["image"].shape[1:], len(train.labels))
         return ServingModel(
-            served, taken, train.labels, BatchingHints(max_batch_rows=16), base_weights(options.weights)
+            served,
+            signature(model.input["image"].shape[1:], len(train.labels)),
+            train.labels,
+            BatchingHints(max_batch_rows=16),
         )
 
 

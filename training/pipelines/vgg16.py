@@ -27,7 +27,7 @@ from training.pipeline import (
     Source,
     Split,
 )
-from training.pretrained import RANDOM, base_weights, check_weights, load_backbone
+from training.pretrained import RANDOM, base_weights, load_backbone
 
 if TYPE_CHECKING:
     import keras
@@ -63,7 +63,6 @@ class Options(CommonOptions):
 
     def __post_init__(self) -> None:
         check_size(self.network, height=self.height, width=self.width)
-        check_weights(self.weights)
 
 
 class Vgg16(Pipeline[Images, Options]):
@@ -74,6 +73,9 @@ class Vgg16(Pipeline[Images, Options]):
     summary = "Pooled features of VGG16 or another backbone, ImageNet weights; tried on photographs of scikit-learn"
     options = Options
     primary_metric = "nearest_accuracy"
+
+    def base_weights(self, options: Options) -> str:
+        return base_weights(options.weights)
 
     def load(self, source: Source, options: Options) -> Loaded[Images]:
         if source.path is None:
@@ -126,9 +128,7 @@ class Vgg16(Pipeline[Images, Options]):
             (TensorSpec("image", BY_NAME["uint8"], (DYNAMIC, *options.size, 3)),),
             (TensorSpec("features", BY_NAME["float32"], (DYNAMIC, *model.output["features"].shape[1:])),),
         )
-        return ServingModel(
-            model, signature, batching=BatchingHints(max_batch_rows=8), base_weights=base_weights(options.weights)
-        )
+        return ServingModel(model, signature, batching=BatchingHints(max_batch_rows=8))
 
     def evaluate(self, outputs: Arrays, test: Examples, options: Options) -> dict[str, float]:
         """Whether alike pictures have near features, and the share of features that no picture excites."""

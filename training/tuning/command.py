@@ -84,11 +84,12 @@ def tune(
     model = name or pipeline.family
     check_name(model)
     source = Source(data, target)
+    weights = pipeline.base_weights(base)
     loaded = pipeline.load(source, base)
     plan = Plan(pipeline, base, source, axes, chosen, is_error(chosen), pruner)
     searched = {f"--search {key}": value for key, value in plain(axes).items()}
     asked = {**plain_options(base), **searched, "--objective": chosen, "--pruner": pruner.value}
-    identity = Identity(pipeline.family, model, asked, loaded.name, loaded.sha256, target)
+    identity = Identity(pipeline.family, model, asked, loaded.name, loaded.sha256, target, weights)
     study = Study.resume(runs, identity, plan) if resume else Study.start(runs, identity, plan)
     console.print(
         f"{pipeline.family} on {loaded.name}: {chosen} on validation rows, {trials} trials over", soft_wrap=True

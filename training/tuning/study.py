@@ -117,7 +117,7 @@ class Study:
             differences = identity.differences(known)
             if differences:
                 raise FailedPrecondition(
-                    f"Cannot resume {directory}: expected the options, ranges and data it was started with. "
+                    f"Cannot resume {directory}: expected the options, ranges, data and weights it was started with. "
                     f"Received: {'; '.join(differences)}. Leave --resume out to start afresh."
                 )
             study = cls(directory, identity, plan)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from services.errors import DataError, InvalidArgument
+from services.errors import DataError, FailedPrecondition, InvalidArgument
 from services.manifest import sha256
 from training.environment import import_keras
 from training.options import parse
@@ -191,11 +191,20 @@ def test_a_mirror_is_only_where_it_was_asked_for(folder: Path) -> None:
     assert names[1][3].startswith("random_flip")
 
 
-def test_a_weights_file_is_recorded_by_its_hash(folder: Path, tmp_path: Path, fitted: Callable[..., Any]) -> None:
+def test_a_weights_file_is_known_by_its_hash_and_another_does_not_resume_a_run(job: Job, tmp_path: Path) -> None:
     path = tmp_path / "base.weights.h5"
-    keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3)).save_weights(path)
-    chosen = parse(Options, [*TINY, f"weights={path}", "epochs=1", "unfreeze=0"])
-    assert fitted(PIPELINE, chosen, Source(folder)).serving.base_weights == f"sha256:{sha256(path)}"
+    path.write_bytes(b"no weights")
+    job = replace(job, name="weighed", options=parse(Options, [*TINY, f"weights={path}"]))
+    with pytest.raises(DataError, match=r"base\.weights\.h5: expected the weights of VGG16"):
+        run(job)
+    before = sha256(path)
+    path.write_bytes(b"none either")
+    changed = f"base_weights was 'sha256:{before}' and is now 'sha256:{sha256(path)}'"
+    with pytest.raises(FailedPrecondition, match=changed):
+        run(replace(job, resume=True))
+    path.unlink()
+    with pytest.raises(InvalidArgument, match="where there is no file"):
+        run(job)
 
 
 def test_what_cannot_be_is_refused_before_training(folder: Path, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def test_a_finished_run_leaves_nothing_to_resume(tmp_path: Path) -> None:
         ({"options": {"epochs": 4, "units": [8]}}, "epochs was 3 and is now 4"),
         ({"data_sha256": "cd34"}, "data_sha256 was 'ab12' and is now 'cd34'"),
         ({"target": None}, "target was 'price' and is now None"),
+        ({"base_weights": "sha256:ef"}, "base_weights was '' and is now 'sha256:ef'"),
     ],
 )
 def test_other_options_or_data_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:

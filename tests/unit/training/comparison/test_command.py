@@ -200,6 +200,16 @@ def test_rows_without_known_normal_ones_judge_no_detector(trained: Trained, tmp_
         rows_for(candidates, write_table(tmp_path / "fresh.csv", seed=1), "kind")
 
 
+def test_versions_whose_weights_file_is_gone_are_compared_all_the_same(trained: Trained, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        version = tmp_path / name / "1"
+        shutil.copytree(trained.repository / "signs" / "1", version)
+        manifest = Manifest.read(version)
+        provenance = replace(manifest.provenance, options={"weights": "gone.weights.h5"})
+        replace(manifest, family="vgg16", task="image_features", provenance=provenance).write(version)
+    assert [each.pipeline.family for each in select(tmp_path, ["first", "second"])] == ["vgg16", "vgg16"]
+
+
 def test_a_family_that_is_not_judged_by_its_answers_alone_is_refused(trained: Trained, tmp_path: Path) -> None:
     for name in ("first", "second"):
         version = tmp_path / name / "1"
