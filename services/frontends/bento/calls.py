@@ -233,10 +233,7 @@ class TypedCalls:
         self, endpoint: Endpoint, processor: ImageProcessor, records: list[Any]
     ) -> dict[str, np.ndarray]:
         """The same, a few at a time. Records in JSON are base64, as BentoML's clients send pictures."""
-        if len(records) > MAX_PICTURES:
-            raise InvalidArgument(
-                f"{endpoint.either}: expected at most {MAX_PICTURES} pictures. Received: {len(records)}."
-            )
+        check_pictures(endpoint, records)
 
         def encode(first: int) -> np.ndarray:
             part = enumerate(records[first : first + _PICTURES_AT_ONCE], first)
@@ -273,6 +270,12 @@ def check(endpoint: Endpoint, call: Call) -> None:
     for member, value in (("version", call.version), ("top_k", call.top_k)):
         if value is not None and (type(value) is not int or not 1 <= value < 2**63):
             raise InvalidArgument(f"{member}: expected a positive integer. Received: {value!r:.80}.")
+
+
+def check_pictures(endpoint: Endpoint, records: Sequence[Any]) -> None:
+    """Raises InvalidArgument for more pictures than one call may have: they are counted before any is decoded."""
+    if len(records) > MAX_PICTURES:
+        raise InvalidArgument(f"{endpoint.either}: expected at most {MAX_PICTURES} pictures. Received: {len(records)}.")
 
 
 def fitting_scale(image: np.ndarray, scale: int | None) -> int:

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers, QueryParams, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from services.errors import InvalidArgument
-from services.frontends.bento.calls import MAX_PICTURES, Call, picture_of
+from services.frontends.bento.calls import MAX_PICTURES, Call, check_pictures, picture_of
 from services.frontends.bento.endpoints import IMAGES, Endpoint
 from services.frontends.rest.offload import offload
 
@@ -46,6 +46,7 @@ def _json(endpoint: Endpoint, body: bytes) -> dict[str, Any]:
     if not isinstance(members, dict):
         raise InvalidArgument(f"Expected a JSON object with {endpoint.either}. Received: {type(members).__name__}.")
     if endpoint.images and isinstance(members.get(IMAGES), list):
+        check_pictures(endpoint, members[IMAGES])
         members[IMAGES] = [picture_of(f"{IMAGES}[{index}]", value) for index, value in enumerate(members[IMAGES])]
     return members
 

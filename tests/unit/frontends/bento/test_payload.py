@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers, QueryParams
 
 from services.errors import InvalidArgument
-from services.frontends.bento.calls import Call, check
+from services.frontends.bento.calls import MAX_PICTURES, Call, check
 from services.frontends.bento.endpoints import ENDPOINTS, Endpoint
 from services.frontends.bento.payload import parse_call
 
@@ -123,3 +123,9 @@ def test_json_is_read_on_the_loop_only_where_it_is_short(
     call = parse(ENDPOINTS["classify_text"], json.dumps({"texts": ["some text"] * texts}).encode())
     assert len(call.records) == texts
     assert (threads == [threading.get_ident()]) is at_once
+
+
+def test_pictures_are_counted_before_any_is_decoded() -> None:
+    body = orjson.dumps({"images": ["no base64"] * (MAX_PICTURES + 1)})
+    with pytest.raises(InvalidArgument, match=rf"at most {MAX_PICTURES} pictures\. Received: {MAX_PICTURES + 1}"):
+        parse(ENDPOINTS["extract_features"], body)
