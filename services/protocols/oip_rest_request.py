@@ -4,7 +4,7 @@ A request is JSON, or JSON and behind it the bytes of the tensors that say `bina
 `Inference-Header-Content-Length` says where the JSON ends. With that length 0 the body is the bytes of the model's single
 input, for one row, and every output is answered in binary.
 
-A client sends the same JSON again and again but for its numbers. What stays the same is read once, into a `_Form`, which is
+A client sends the same JSON again and again but for its numbers. What stays the same is read once, into a `Form`, which is
 found again by its text: the JSON in front of binary tensors, or all that stands around the values of a single input. Any
 other request, and any that is at fault, is read as a whole.
 
@@ -26,17 +26,16 @@ import numpy as np
 import orjson
 
 from services.engine.request import InferenceRequest
-from services.errors import InvalidArgument, Unimplemented
+from services.errors import InvalidArgument
 from services.protocols.json_arrays import flatten, json_type, to_array
 from services.protocols.json_explain import first_wrong
 from services.protocols.json_numbers import STAND_IN, STAND_IN_TEXT, read_numbers
-from services.protocols.json_text import describe, parse_object
-from services.protocols.oip_raw import datatype_of, decode_raw
-from services.protocols.oip_signatures import SIGNATURE_NAME, chosen_signature
-from services.protocols.shapes import checked_shape, expect_count
+from services.protocols.json_text import describe
+from services.protocols.oip_raw import decode_raw
+from services.protocols.oip_rest_form import Form, read_form
+from services.protocols.shapes import expect_count
 from services.tensors import DEFAULT_SIGNATURE, DYNAMIC, DType, Signature, TensorSpec
 
-_MAX_TIMEOUT_US = 2**53
 _LONGEST_FORM = 1024
 """Bytes of text that a form is found by: enough for a few tensors, little to keep."""
 _FORMS = 512
@@ -55,31 +54,6 @@ class Infer:
     id: str = ""
     binary: dict[str, bool] = field(default_factory=dict)
     binary_default: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """One input but for its values: those are `data` as JSON has them, or the next `size` bytes behind it."""
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    count: int
-    size: int | None
-    data: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """A request's JSON, understood and checked as far as that goes without the tensors' values."""
-
-    inputs: tuple[_Slot, ...]
-    outputs: tuple[str, ...]
-    id: str
-    binary: dict[str, bool]
-    binary_default: bool
-    timeout_us: int
-    signature: str
 
 
 def decode_infer(body: bytes, header_length: int | None, *, model: str, version: int | None, now_s: float) -> Infer:
@@ -175,7 +149,7 @@ def _packed_around(before: bytes, behind: bytes) -> PackedForm | None:
 @lru_cache(_FORMS)
 def _packed_behind(head: bytes) -> PackedForm | None:
     try:
-        form = _read(head)
+        form = read_form(head)
     except InvalidArgument:
         return None
     [slot, *more] = form.inputs or (None,)
@@ -184,7 +158,7 @@ def _packed_behind(head: bytes) -> PackedForm | None:
     return _packed(form)
 
 
-def _packed(form: _Form) -> PackedForm | None:
+def _packed(form: Form) -> PackedForm | None:
     """Not where a time limit counts from each request, nor for types whose bytes are not their values."""
     [slot] = form.inputs
     if form.timeout_us or slot.dtype.numpy.kind not in "iuf" or not slot.count:
@@ -209,11 +183,11 @@ def _values_at(body: bytes) -> tuple[int, int] | None:
     return (start, end) if 0 < start < end and start + len(body) - end <= _LONGEST_FORM else None
 
 
-def _understood(body: bytes, header_length: int | None) -> tuple[_Form, Any]:
+def _understood(body: bytes, header_length: int | None) -> tuple[Form, Any]:
     """The request's form, and the JSON values of its only input where the form was found by the text around them."""
     if header_length is not None:
         head = body[:header_length]
-        return (_form_of(head) if header_length <= _LONGEST_FORM else _read(head)), _NO_DATA
+        return (_form_of(head) if header_length <= _LONGEST_FORM else read_form(head)), _NO_DATA
     place = _values_at(body)
     if place is not None:
         start, end = place
@@ -223,49 +197,27 @@ def _understood(body: bytes, header_length: int | None) -> tuple[_Form, Any]:
                 return form, orjson.loads(memoryview(body)[start:end])
             except orjson.JSONDecodeError:
                 pass  # the end was found too early, or the values are at fault: that is for the whole text to show
-    return _read(body), _NO_DATA
+    return read_form(body), _NO_DATA
 
 
 @lru_cache(_FORMS)
-def _form_of(head: bytes) -> _Form:
-    return _read(head)
+def _form_of(head: bytes) -> Form:
+    return read_form(head)
 
 
 @lru_cache(_FORMS)
-def _form_around(before: bytes, behind: bytes) -> _Form | None:
+def _form_around(before: bytes, behind: bytes) -> Form | None:
     """The form of a request of this text with any JSON values between, which are its only input's; None where they are not.
 
     Where the stand-in is read back as that input's data, so is any other value in its place.
     """
     try:
-        form = _read(before + STAND_IN_TEXT + behind)
+        form = read_form(before + STAND_IN_TEXT + behind)
     except InvalidArgument:
         return None
     if len(form.inputs) != 1 or form.inputs[0].data != STAND_IN:
         return None
     return replace(form, inputs=(replace(form.inputs[0], data=None),))
-
-
-def _read(text: bytes) -> _Form:
-    """The form of a whole JSON text. Raises InvalidArgument."""
-    document = parse_object(text, allow_not_finite=False)
-    parameters = _parameters(document, "the request")
-    slots: dict[str, _Slot] = {}
-    for item in _objects(document, "inputs", required=True):
-        name = _name(item, "inputs")
-        if name in slots:
-            raise InvalidArgument(f'Expected each input once. Received: "{name}" twice.')
-        slots[name] = _read_input(item, name)
-    outputs = _read_outputs(document)
-    return _Form(
-        inputs=tuple(slots.values()),
-        outputs=tuple(outputs),
-        id=_typed(document, "id", str, "", "the request"),
-        binary={name: binary for name, binary in outputs.items() if binary is not None},
-        binary_default=_typed(parameters, "binary_data_output", bool, False, "the request's parameters"),
-        timeout_us=_timeout_us(parameters),
-        signature=chosen_signature(parameters.get(SIGNATURE_NAME)),
-    )
 
 
 class _Tail:
@@ -295,27 +247,6 @@ class _Tail:
             )
 
 
-def _read_input(item: Mapping[str, Any], name: str) -> _Slot:
-    where = f'input "{name}"'
-    dtype = datatype_of(_typed(item, "datatype", str, None, where), name)
-    dims = _typed(item, "shape", list, None, where)
-    if not all(type(dim) is int for dim in dims):
-        raise InvalidArgument(f"Expected integers in the shape of {where}. Received: {describe(dims)}.")
-    shape, count = checked_shape(dims, name)
-    parameters = _parameters(item, where)
-    if "shared_memory_region" in parameters:
-        raise Unimplemented(f"Expected data or binary data for {where}: shared memory is not served.")
-    size = parameters.get("binary_data_size")
-    if "binary_data_size" in parameters:
-        if type(size) is not int or size < 0:
-            raise InvalidArgument(f"Expected binary_data_size of {where} in bytes. Received: {describe(size)}.")
-        if "data" in item:
-            raise InvalidArgument(f"Expected one of 'data' and 'binary_data_size' for {where}. Received: both.")
-    elif "data" not in item:
-        raise InvalidArgument(f"Expected one of 'data' and 'binary_data_size' for {where}. Received: neither.")
-    return _Slot(name, dtype, shape, count, size, item.get("data"))
-
-
 def _decode_data(data: Any, dtype: DType, shape: tuple[int, ...], count: int, name: str) -> np.ndarray:
     """Flat or nested lists in row-major order; only the number of values must be the shape's."""
     if type(data) is not list:
@@ -341,33 +272,6 @@ def _decode_data(data: Any, dtype: DType, shape: tuple[int, ...], count: int, na
     return array
 
 
-def _read_outputs(document: Mapping[str, Any]) -> dict[str, bool | None]:
-    """The outputs asked for, and whether in binary; None where they do not say."""
-    outputs: dict[str, bool | None] = {}
-    for item in _objects(document, "outputs", required=False):
-        name = _name(item, "outputs")
-        if name in outputs:
-            raise InvalidArgument(f'Expected each output once. Received: "{name}" twice.')
-        where = f'output "{name}"'
-        parameters = _parameters(item, where)
-        for unserved in ("classification", "shared_memory_region"):
-            if unserved in parameters:
-                raise Unimplemented(f"Expected an output as it is: {unserved} of {where} is not served.")
-        outputs[name] = _typed(parameters, "binary_data", bool, None, where) if "binary_data" in parameters else None
-    return outputs
-
-
-def _timeout_us(parameters: Mapping[str, Any]) -> int:
-    """The microseconds a `timeout` asks for; 0 asks for none."""
-    for key in parameters:
-        if key.startswith("triton_"):
-            raise InvalidArgument(f"Expected parameters of the client's own. Received: {key}; 'triton_' is reserved.")
-    timeout_us: int = _typed(parameters, "timeout", int, 0, "the request's parameters")
-    if not 0 <= timeout_us <= _MAX_TIMEOUT_US:
-        raise InvalidArgument(f"Expected a timeout in microseconds, from 0. Received: {timeout_us}.")
-    return timeout_us
-
-
 def _raw_shape(spec: TensorSpec, size: int, *, row: bool) -> tuple[int, ...]:
     """The shape of one row of `spec` in `size` bytes; at most one further axis may be variable."""
     if spec.shape is None:
@@ -380,40 +284,3 @@ def _raw_shape(spec: TensorSpec, size: int, *, row: bool) -> tuple[int, ...]:
         fixed = -prod(shape) * spec.dtype.itemsize
         shape[shape.index(DYNAMIC)] = size // fixed if fixed else 0
     return tuple(shape)
-
-
-def _parameters(item: Mapping[str, Any], where: str) -> dict[str, Any]:
-    parameters: dict[str, Any] = _typed(item, "parameters", dict, {}, where)
-    return parameters
-
-
-def _objects(document: Mapping[str, Any], key: str, *, required: bool) -> list[dict[str, Any]]:
-    items = _typed(document, key, list, None if required else [], "the request")
-    for item in items:
-        if type(item) is not dict:
-            raise InvalidArgument(f"Expected an object per tensor in '{key}'. Received: {describe(item)}.")
-    return list(items)
-
-
-def _name(item: Mapping[str, Any], key: str) -> str:
-    name: str = _typed(item, "name", str, None, f"an element of '{key}'")
-    if not name:
-        raise InvalidArgument(f"Expected a name for each element of '{key}'. Received: an empty one.")
-    return name
-
-
-_JSON_NAMES = {str: "a string", int: "an integer", bool: "true or false", list: "a list", dict: "an object"}
-
-
-def _typed(item: Mapping[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
-    """A member of that type. Raises InvalidArgument where it is of another, or missing without a default.
-
-    null is as good as missing: clients that write out their own data classes (MLServer's, KServe's) send it.
-    """
-    value = item.get(key)
-    if type(value) is kind:
-        return value
-    if value is None and default is not None:
-        return default
-    received = describe(value) if key in item else "none"
-    raise InvalidArgument(f"Unable to parse '{key}' of {where}: expected {_JSON_NAMES[kind]}. Received: {received}.")
