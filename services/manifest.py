@@ -8,11 +8,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from services.errors import DataLoss, ManifestError
-from services.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
+from services.manifest_reader import Reader, check_path, read_hashes, read_onnx_file, read_signature
+from services.tensors import DEFAULT_SIGNATURE, Signature
 
 MANIFEST_FILE = "manifest.json"
 ONNX_FILE = "model.onnx"
@@ -218,18 +219,18 @@ class Manifest:
     @classmethod
     def from_json(cls, value: Any) -> "Manifest":
         """Read what `to_json` wrote. Raises ManifestError naming the field, what was expected and what was found."""
-        reader = _Reader(value, "manifest")
+        reader = Reader(value, "manifest")
         schema = reader.take("schema_version", int)
         if schema not in (SINGLE_SIGNATURE_SCHEMA, SCHEMA_VERSION):
             raise ManifestError(
                 f"manifest.schema_version: expected {SINGLE_SIGNATURE_SCHEMA} or {SCHEMA_VERSION}. Received: {schema}."
             )
         described = reader.take("signatures", dict)
-        signatures = {key: _signature(value, f"manifest.signatures.{key}") for key, value in described.items()}
+        signatures = {key: read_signature(value, f"manifest.signatures.{key}") for key, value in described.items()}
         if not signatures:
             raise ManifestError("manifest.signatures: expected at least one signature. Received: {}.")
         processor, variant = value.get("processor"), value.get("variant")
-        files = _hashes(reader.take("files", dict))
+        files = read_hashes(reader.take("files", dict))
         return cls(
             name=reader.take("name", str),
             family=reader.take("family", str),
@@ -238,20 +239,20 @@ class Manifest:
             signatures=signatures,
             processor=None if processor is None else _processor(processor),
             labels=tuple(reader.texts("labels")),
-            batching=BatchingHints(**_Reader(value.get("batching", {}), "manifest.batching").known(BatchingHints)),
+            batching=BatchingHints(**Reader(value.get("batching", {}), "manifest.batching").known(BatchingHints)),
             notes=reader.take("notes", dict) if "notes" in value else {},
             metrics=reader.take("metrics", dict),
             baseline=reader.take("baseline", dict),
             parity=tuple(
-                ParityRecord(**_Reader(record, f"manifest.parity[{i}]").known(ParityRecord))
+                ParityRecord(**Reader(record, f"manifest.parity[{i}]").known(ParityRecord))
                 for i, record in enumerate(reader.take("parity", list))
             ),
-            provenance=Provenance(**_Reader(value.get("provenance", {}), "manifest.provenance").known(Provenance)),
+            provenance=Provenance(**Reader(value.get("provenance", {}), "manifest.provenance").known(Provenance)),
             files=files,
             precision=reader.take("precision", str) if "precision" in value else FP32,
             variant=None if variant is None else _variant(variant),
             onnx_files={
-                key: _onnx_file(value, f"manifest.signatures.{key}", files)
+                key: read_onnx_file(value, f"manifest.signatures.{key}", files)
                 for key, value in described.items()
                 if "onnx" in value
             },
@@ -326,89 +327,19 @@ def _names(directory: Path) -> Iterator[str]:
             yield path.relative_to(directory).as_posix()
 
 
-class _Reader:
-    """Typed access to a JSON object, with the place in every error."""
-
-    def __init__(self, value: Any, where: str) -> None:
-        if not isinstance(value, dict):
-            raise ManifestError(f"{where}: expected an object. Received: {value!r:.100}.")
-        self._value = value
-        self._where = where
-
-    def take(self, key: str, kind: type) -> Any:
-        value = self._value.get(key)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ManifestError(f"{self._where}.{key}: expected {kind.__name__}. Received: {value!r:.100}.")
-        return value
-
-    def texts(self, key: str) -> list[str]:
-        values: list[str] = self.take(key, list)
-        if not all(isinstance(value, str) for value in values):
-            raise ManifestError(f"{self._where}.{key}: expected a list of strings. Received: {values!r:.100}.")
-        return values
-
-    def known(self, kind: type) -> dict[str, Any]:
-        """The object's members as keyword arguments of a dataclass; an unknown or missing one is an error."""
-        fields = kind.__dataclass_fields__  # type: ignore[attr-defined]  # every caller passes a dataclass
-        unknown = sorted(set(self._value) - set(fields))
-        if unknown:
-            raise ManifestError(f"{self._where}: expected only {', '.join(fields)}. Received: {', '.join(unknown)}.")
-        try:
-            kind(**self._value)
-        except TypeError as error:
-            raise ManifestError(f"{self._where}: {error}.") from None
-        return self._value
-
-
-def _signature(value: Any, where: str) -> Signature:
-    reader = _Reader(value, where)
-    inputs, outputs = (
-        tuple(TensorSpec.from_json(spec, f"{where}.{side}[{i}]") for i, spec in enumerate(reader.take(side, list)))
-        for side in ("inputs", "outputs")
-    )
-    return Signature(inputs, outputs)
-
-
-def _onnx_file(value: Any, where: str, files: Mapping[str, str]) -> str:
-    """The ONNX file that a signature names. One without a hash would be loaded unchecked."""
-    name: str = _Reader(value, where).take("onnx", str)
-    _check_path(name, f"{where}.onnx")
-    if name not in files:
-        raise ManifestError(f"{where}.onnx: expected a file with a hash in manifest.files. Received: {name!r:.100}.")
-    return name
-
-
 def _processor(value: Any) -> ProcessorSpec:
-    reader = _Reader(value, "manifest.processor")
+    reader = Reader(value, "manifest.processor")
     files = tuple(reader.texts("files"))
     for name in files:
-        _check_path(name, "manifest.processor.files")
+        check_path(name, "manifest.processor.files")
     return ProcessorSpec(kind=reader.take("kind", str), options=reader.take("options", dict), files=files)
 
 
 def _variant(value: Any) -> Variant:
-    reader = _Reader(value, "manifest.variant")
+    reader = Reader(value, "manifest.variant")
     known = Variant(**reader.known(Variant))
     latency = (
-        LatencyRecord(**_Reader(record, f"manifest.variant.latency[{i}]").known(LatencyRecord))
+        LatencyRecord(**Reader(record, f"manifest.variant.latency[{i}]").known(LatencyRecord))
         for i, record in enumerate(reader.take("latency", list))
     )
     return replace(known, latency=tuple(latency))
-
-
-def _hashes(files: dict[str, Any]) -> dict[str, str]:
-    for name, digest in files.items():
-        _check_path(name, "manifest.files")
-        if not isinstance(digest, str) or len(digest) != 64:
-            raise ManifestError(f"manifest.files.{name}: expected a SHA-256 in hexadecimal. Received: {digest!r:.100}.")
-    return files
-
-
-def _check_path(name: str, where: str) -> None:
-    """Refuse what is outside the version, and a second spelling of a path, under which its hash would not be found."""
-    path = PurePosixPath(name)
-    outside = not path.parts or path.is_absolute() or ".." in path.parts
-    if outside or "\0" in name or name != path.as_posix():
-        raise ManifestError(
-            f"{where}: expected a path inside the version directory, in its shortest form. Received: {name!r:.100}."
-        )
