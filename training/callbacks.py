@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 from zipfile import BadZipFile
@@ -17,6 +19,7 @@ from services.files import replacing, writing
 from training.formats import layers_of
 
 _MONITOR = "val_loss"
+_LINE_EVERY_S = 60.0
 
 
 class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
@@ -170,22 +173,25 @@ class EpochProgress(keras.callbacks.Callback):  # type: ignore[misc]  # keras sh
     """A bar over the epochs with loss, validation loss and time left; silent where the console is no terminal.
 
     Early stopping usually ends before the bar is full, so the time left is an upper bound.
+    What is computed once before the first epoch has a bar of its own.
     """
 
     def __init__(self, console: Console, epochs: int, completed: int = 0) -> None:
         super().__init__()
         self._progress = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("epoch {task.completed}/{task.total}"),
+            TextColumn("{task.fields[unit]} {task.completed:,}/{task.total:,}"),
             TextColumn("{task.fields[losses]}"),
-            TextColumn("at most"),
+            TextColumn("{task.fields[bound]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task: TaskID = self._progress.add_task("training", total=epochs, completed=completed, losses="")
+        self._task: TaskID = self._progress.add_task(
+            "training", total=epochs, completed=completed, unit="epoch", losses="", bound="at most"
+        )
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -199,6 +205,36 @@ class EpochProgress(keras.callbacks.Callback):  # type: ignore[misc]  # keras sh
         entry = logs or {}
         losses = f"loss {entry.get('loss', math.nan):.4g}  validation {entry.get(_MONITOR, math.nan):.4g}"
         self._progress.update(self._task, advance=1, losses=losses)
+
+    @contextmanager
+    def preparing(self, what: str, rows: int) -> Iterator[Callable[[int], None]]:
+        """Show how far rows are made ready to be learnt from: what this gives is called with how many more of them are.
+
+        A bar on a terminal; elsewhere a line at the beginning and one a minute, so that a log does not stand still.
+        """
+        console, done, told = self._progress.console, 0, time.monotonic()
+        if not console.is_terminal:
+            console.print(f"{what}: {rows:,} rows")
+        task = self._progress.add_task(what, total=rows, unit="row", losses="", bound="")
+
+        def advance(more: int) -> None:
+            nonlocal done, told
+            done += more
+            self._progress.update(task, completed=done)
+            if not console.is_terminal and time.monotonic() - told >= _LINE_EVERY_S:
+                told = time.monotonic()
+                console.print(f"  {done:,} of {rows:,}")
+
+        yield advance
+        self._progress.remove_task(task)
+
+
+def preparing(
+    callbacks: Sequence[Any], what: str, rows: int
+) -> AbstractContextManager[Callable[[int], None]]:
+    """`EpochProgress.preparing` of the one among a run's callbacks; where there is none, nothing is shown."""
+    shown = next((callback for callback in callbacks if isinstance(callback, EpochProgress)), None)
+    return nullcontext(lambda _: None) if shown is None else shown.preparing(what, rows)
 
 
 def _changing(model: keras.Model) -> dict[int, Any]:

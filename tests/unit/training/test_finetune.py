@@ -79,6 +79,7 @@ def test_a_folder_is_learnt_in_two_stages_exported_and_reported(whole: tuple[Out
     assert [round(entry["learning_rate"], 6) for entry in outcome.history] == [0.02, 0.02, 0.02, 0.002, 0.002]
     for text in (printed, outcome.run.report.read_text(encoding="utf-8")):
         assert "fine-tuning took accuracy on held-out rows from" in text
+    assert "features of the frozen backbone: " in printed
     assert outcome.exported.manifest.labels == ("day", "night")
     assert outcome.exported.manifest.provenance.base_weights == "random"
     assert outcome.exported.manifest.provenance.options["backbone"] == "vgg16"
