@@ -1,10 +1,12 @@
 """Files on a local disk that are there whole, or as they were before: reports, results, records, checkpoints.
 
-    check_writable(path)                        # before the long work, not after it
+    check_writable(path)                        # before the long work, not after it; `check_folder` for a folder
     write_whole(path, html)                     # a text or bytes
 
     with writing("the rows"), replacing(path) as temporary:
         frame.to_parquet(temporary)
+
+What cannot be written is an error of cornet's own tree that names it, and what was there before stays.
 """
 
 import errno
@@ -42,6 +44,16 @@ def check_writable(path: Path, what: str = "", *, make_folder: bool = False) -> 
         if temporary != path:
             temporary.touch()
             temporary.unlink()
+
+
+def check_folder(path: Path, what: str) -> None:
+    """Raise FailedPrecondition where nothing can be written to a folder, or no such folder made; makes none."""
+    with writing(what):
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 @contextmanager

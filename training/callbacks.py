@@ -78,9 +78,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
 
     @property
     def seconds(self) -> float:
-        """How long fitting took so far, from the first `enter` on, and before that in processes that were interrupted: in each
-        of them up to its last full epoch.
-        """
+        """Of fitting so far: since the first `enter`, and of interrupted processes before up to their last full epoch."""
         return self._spent + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def read(self) -> None:
@@ -229,9 +227,7 @@ class EpochProgress(keras.callbacks.Callback):  # type: ignore[misc]  # keras sh
         self._progress.remove_task(task)
 
 
-def preparing(
-    callbacks: Sequence[Any], what: str, rows: int
-) -> AbstractContextManager[Callable[[int], None]]:
+def preparing(callbacks: Sequence[Any], what: str, rows: int) -> AbstractContextManager[Callable[[int], None]]:
     """`EpochProgress.preparing` of the one among a run's callbacks; where there is none, nothing is shown."""
     shown = next((callback for callback in callbacks if isinstance(callback, EpochProgress)), None)
     return nullcontext(lambda _: None) if shown is None else shown.preparing(what, rows)

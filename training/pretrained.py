@@ -37,7 +37,7 @@ def check_weights(weights: str) -> None:
 
 
 def base_weights(weights: str) -> str:
-    """What the manifest records: `imagenet`, `random`, or `sha256:<hash>` of the file. Raises InvalidArgument for any other."""
+    """What the manifest records: `imagenet`, `random`, or `sha256:<hash>` of the file. Raises InvalidArgument for others."""
     check_weights(weights)
     if weights in (IMAGENET, RANDOM):
         return weights

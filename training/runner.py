@@ -1,7 +1,8 @@
 """One training run, top to bottom: load, split, encode, build, fit, wrap, evaluate, export, report."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from services.errors import FailedPrecondition
+from services.files import check_folder
 from services.processing import Processor
 from training import options as option_values
 from training.environment import import_keras, plain_options, provenance
@@ -71,17 +73,22 @@ class Outcome:
     diagnosis: "Diagnosis | None" = None
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while fitting: everything up to the last full epoch is kept in `run`."""
+Parts = tuple[Loaded[Any], Processor, Examples, Examples, Examples]
+"""What was loaded, the processor fitted on the training part, and the train, validation and test part it encoded."""
 
-    def __init__(self, run: Run, epochs: int) -> None:
-        super().__init__(f"Interrupted after {epochs} epochs; --resume continues {run.directory}.")
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C once a run has begun: everything up to the last full epoch is kept in `run`. `epochs` where it was fitting."""
+
+    def __init__(self, run: Run, epochs: int | None = None) -> None:
+        after = "" if epochs is None else f" after {epochs} epochs"
+        super().__init__(f"Interrupted{after}; --resume continues {run.directory}.")
         self.run = run
         self.epochs = epochs
 
 
 def train(job: Job, console: Console) -> Outcome:
-    """Train, evaluate, export and report. Raises CornetError for what does not fit, Interrupted on Ctrl-C while fitting.
+    """Train, evaluate, export and report. Raises CornetError for what does not fit, Interrupted on Ctrl-C in a run.
 
     A variant that its gates refuse is in the outcome and in the report, and raises nothing: the float32 model is published.
     """
@@ -92,13 +99,32 @@ def train(job: Job, console: Console) -> Outcome:
         gradient_options(pipeline, options, "--diagnose")
     for published in (name, *(f"{name}-{precision}" for precision in job.variants.wanted)):
         check_name(published)
+    check_folder(job.repository / name, f"the model repository {job.repository}")
+    check_folder(job.runs / name, f"the folder of runs {job.runs}")
     weights = pipeline.base_weights(options)
-    loaded, processor, training, validation, test = encoded_parts(pipeline, job.source, options, console)
-    rows = {"train": len(training), "validation": len(validation), "test": len(test)}
-
-    given = plain_options(options)
+    parts = encoded_parts(pipeline, job.source, options, console)
+    loaded, given = parts[0], plain_options(options)
     identity = Identity(pipeline.family, name, given, loaded.name, loaded.sha256, job.source.target, weights)
     run = Run.resume(job.runs, identity) if job.resume else Run.start(job.runs, identity)
+    with _telling_how_to_go_on(run):
+        return _carry_out(job, run, parts, console)
+
+
+@contextmanager
+def _telling_how_to_go_on(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(run) from None
+
+
+def _carry_out(job: Job, run: Run, parts: Parts, console: Console) -> Outcome:
+    """The run itself, from the first layer to the report."""
+    pipeline, options, name = job.pipeline, job.options, run.identity.name
+    loaded, processor, training, validation, test = parts
+    rows = {"train": len(training), "validation": len(validation), "test": len(test)}
     import_keras(options.seed, deterministic=options.deterministic)
     model = pipeline.build(training, processor, options)
     checkpoint, seconds, diagnosis = _fit(job, run, model, training, validation, console)
@@ -117,7 +143,7 @@ def train(job: Job, console: Console) -> Outcome:
 
     from training.exporter import export
 
-    origin = provenance(loaded, options, weights, job.source.target)
+    origin = provenance(loaded, options, run.identity.base_weights, job.source.target)
     with console.status("exporting and comparing SavedModel and ONNX with Keras"):
         exported = export(
             serving,
@@ -155,10 +181,8 @@ def train(job: Job, console: Console) -> Outcome:
     return Outcome(run, exported, metrics, baseline, history, variants, diagnosis)
 
 
-def encoded_parts(
-    pipeline: Pipeline, source: Source, options: CommonOptions, console: Console
-) -> tuple[Loaded[Any], Processor, Examples, Examples, Examples]:
-    """What was loaded, the processor fitted on the training part, and the train, validation and test part it encoded."""
+def encoded_parts(pipeline: Pipeline, source: Source, options: CommonOptions, console: Console) -> Parts:
+    """Load, split, fit the processor on the training part, encode all three with it, and say how many rows each has."""
     loaded = pipeline.load(source, options)
     split = pipeline.split(loaded.data, options)
     processor = pipeline.fit_processor(split.train, options)

@@ -125,7 +125,7 @@ def _flat(identity: Identity) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The record of a run, its `identity` as one; None where the folder holds none. Raises DataError where it is no record."""
+    """The record of a run, its `identity` as one; None where there is none. Raises DataError where it is something else."""
     try:
         record = json.loads(path.read_bytes())
         return {**record, "status": record["status"], "identity": Identity(**record["identity"])}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.errors import FailedPrecondition, ResourceExhausted
-from services.files import TEMPORARY, check_writable, replacing, write_whole
+from services.files import TEMPORARY, check_folder, check_writable, replacing, write_whole
 
 KILLED_HALF_WAY = """
 import os, signal, sys
@@ -59,7 +59,9 @@ def test_a_full_disk_is_said_and_leaves_the_file_as_it_was(report: Path) -> None
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))  # larger files fail, as on a full disk
     try:
-        with pytest.raises(ResourceExhausted, match=r"Expected room to write the report of today\. Received: File too large"):
+        with pytest.raises(
+            ResourceExhausted, match=r"Expected room to write the report of today\. Received: File too large"
+        ):
             write_whole(report, b"x" * 2048, "the report of today")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -102,3 +104,16 @@ def test_a_pipe_is_written_to_as_it_is(tmp_path: Path) -> None:
     finally:
         os.close(reader)
     assert pipe.is_fifo()
+
+
+def test_a_folder_that_could_not_be_made_is_named_and_none_is_made(report: Path) -> None:
+    check_folder(report.parent / "models" / "a", "the models")
+    with pytest.raises(FailedPrecondition, match=r"able to write the models\. Received: Not a directory"):
+        check_folder(report / "models", "the models")
+    assert list(report.parent.iterdir()) == [report]
+
+
+def test_a_folder_without_leave_to_write_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs the tests may be allowed everything
+    with pytest.raises(FailedPrecondition, match=r"able to write the models\. Received: Permission denied"):
+        check_folder(tmp_path, "the models")

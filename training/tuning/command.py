@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from services.errors import InvalidArgument
+from services.files import check_folder
 from training.environment import plain_options, show_warnings
 from training.interruption import interrupted
 from training.options import FLAGS, FLAGS_HELP, options_of, parse, settings_of_flags
@@ -84,6 +85,9 @@ def tune(
     model = name or pipeline.family
     check_name(model)
     source = Source(data, target)
+    check_folder(runs / model, f"the folder of studies {runs}")
+    if train:
+        check_folder(repository / model, f"the model repository {repository}")
     weights = pipeline.base_weights(base)
     loaded = pipeline.load(source, base)
     plan = Plan(pipeline, base, source, axes, chosen, is_error(chosen), pruner)

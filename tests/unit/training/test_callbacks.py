@@ -1,6 +1,7 @@
 """What is seen of a run while it goes on."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -19,7 +20,7 @@ def shown(console: Console) -> str:
 
 def test_preparation_is_told_in_a_log_at_its_beginning_and_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
     console, now = Console(file=io.StringIO(), width=80), [0.0]
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: now[0]))
     with callbacks.preparing([callbacks.EpochProgress(console, epochs=2)], "features", 4000) as advance:
         for second in (1.0, 61.0, 62.0, 122.0):
             now[0] = second

@@ -1,7 +1,6 @@
 """Transfer learning: two stages on a small network, what is frozen in each, and that transfer transfers."""
 
 import io
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
