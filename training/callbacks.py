@@ -86,7 +86,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         if not self._path.exists():
             return
         try:
-            with np.load(self._path, allow_pickle=False) as saved:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 self.histories = json.loads(saved["histories"].item())
                 self._spent = float(saved["seconds"])
                 self.dtype = saved["dtype"].item()
