@@ -110,6 +110,18 @@ def signature(columns: int, *outputs: TensorSpec) -> Signature:
     return Signature((TensorSpec("features", BY_NAME["float32"], (DYNAMIC, columns)),), outputs)
 
 
+def hidden_layers(train: Examples, processor: Processor, options: SupervisedOptions) -> tuple[Any, Any]:
+    """The input `features` f32 `[B, F]`, and what the dense layers make of its code, f32 `[B, units]`."""
+    import keras
+
+    from training.layers.tabular import TabularEncoding
+
+    columns = tabular(processor).columns
+    features = keras.Input((len(columns),), name="features")
+    encoded = TabularEncoding(columns, train.inputs["features"], bins=options.bins)(features)
+    return features, dense_stack(encoded, options.units, options)
+
+
 def dense_stack(x: Any, units: Sequence[int], options: TabularOptions) -> Any:
     """Hidden layers: dense, batch normalisation where asked for, activation, dropout where asked for."""
     import keras

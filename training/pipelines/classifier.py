@@ -18,7 +18,7 @@ from training.tabular import (
     TabularPipeline,
     baseline_features,
     columns_of,
-    dense_stack,
+    hidden_layers,
     signature,
     tabular,
 )
@@ -69,12 +69,7 @@ class Classifier(TabularPipeline[ClassifierOptions]):
     def build(self, train: Examples, processor: Processor, options: ClassifierOptions) -> "keras.Model":
         import keras
 
-        from training.layers.tabular import TabularEncoding
-
-        columns = tabular(processor).columns
-        features = keras.Input((len(columns),), name="features")
-        encoded = TabularEncoding(columns, train.inputs["features"], bins=options.bins)(features)
-        hidden = dense_stack(encoded, options.units, options)
+        features, hidden = hidden_layers(train, processor, options)
         probabilities = keras.layers.Dense(len(train.labels), activation="softmax", name="probabilities")(hidden)
         model = keras.Model({"features": features}, probabilities)
         model.compile(optimizer(options, len(train)), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])

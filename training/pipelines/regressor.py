@@ -18,7 +18,7 @@ from training.tabular import (
     TabularPipeline,
     baseline_features,
     columns_of,
-    dense_stack,
+    hidden_layers,
     signature,
     tabular,
 )
@@ -65,12 +65,8 @@ class Regressor(TabularPipeline[RegressorOptions]):
     def build(self, train: Examples, processor: Processor, options: RegressorOptions) -> "keras.Model":
         import keras
 
-        from training.layers.tabular import TabularEncoding
-
-        columns = tabular(processor).columns
-        features = keras.Input((len(columns),), name="features")
-        encoded = TabularEncoding(columns, train.inputs["features"], bins=options.bins)(features)
-        standardised = keras.layers.Dense(1, name="standardised")(dense_stack(encoded, options.units, options))
+        features, hidden = hidden_layers(train, processor, options)
+        standardised = keras.layers.Dense(1, name="standardised")(hidden)
         model = keras.Model({"features": features}, standardised)
         model.compile(optimizer(options, len(train)), options.loss)
         return model
