@@ -153,12 +153,13 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         return self._whole
 
     def _save(self) -> None:
-        arrays = {f"state_{index}": variable.numpy() for index, variable in enumerate(_state(self._entered))}
+        told = {"histories": json.dumps(self.histories), "dtype": self.dtype, "seconds": self.seconds}
+        arrays: dict[str, Any] = {name: np.array(value) for name, value in told.items()}
+        arrays |= {f"state_{index}": variable.numpy() for index, variable in enumerate(_state(self._entered))}
         for stage, best in enumerate(self._best):
             arrays |= {f"best_{stage}_{index}": weight for index, weight in best.items()}
         with writing(f"the checkpoint {self._path}"), replacing(self._path) as temporary, temporary.open("wb") as file:
-            told = {"histories": json.dumps(self.histories), "dtype": self.dtype, "seconds": self.seconds}
-            np.savez(file, **{name: np.array(value) for name, value in told.items()}, **arrays)
+            np.savez(file, **arrays)
 
     def _restore(self, model: keras.Model) -> None:
         model.optimizer.build(model.trainable_variables)
