@@ -89,7 +89,7 @@ def stays(losses: Sequence[float], patience: int) -> bool:
 
 
 class RisingRate(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
-    """Trains each step with the next of `rates` and notes the smoothed loss, until they end or the loss explodes.
+    """Trains each step with the next of `rates` and notes the loss before it, until they end or the mean loss explodes.
 
     with rising.until_done():
         model.fit(..., callbacks=[rising])
@@ -102,6 +102,7 @@ class RisingRate(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         self._smoothing = smoothing
         self._diverged = diverged
         self._mean = 0.0
+        self._least = math.inf
         self.rates: list[float] = []
         self.losses: list[float] = []
 
@@ -121,10 +122,12 @@ class RisingRate(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
             raise _SweepDone
-        self._mean = self._smoothing * self._mean + (1 - self._smoothing) * loss
         self.rates.append(float(self._planned[len(self.rates)]))
-        self.losses.append(self._mean / (1 - self._smoothing ** len(self.rates)))
-        if len(self.rates) == len(self._planned) or self.losses[-1] > self._diverged * min(self.losses):
+        self.losses.append(loss)
+        self._mean = self._smoothing * self._mean + (1 - self._smoothing) * loss
+        mean = self._mean / (1 - self._smoothing ** len(self.rates))
+        self._least = min(self._least, mean)
+        if len(self.rates) == len(self._planned) or mean > self._diverged * self._least:
             raise _SweepDone
 
 
