@@ -2,9 +2,9 @@
 
 Sources: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3: let the rate rise while the loss is
 watched. Below a useful rate nothing happens, then the loss falls, and past the largest useful rate it rises again. What to
-take of that: a tenth of the rate at which the loss was lowest; Howard and Gugger 2020, "Deep Learning for Coders with fastai
-and PyTorch", chapter 5. Where the loss falls most steeply, the other usual choice, depends on how high it happens to begin:
-by chance of the seed, that was a fifth of what it was with another, or ten times too low.
+take of that: a share of the rate at which the loss was lowest. Howard and Gugger 2020, "Deep Learning for Coders with fastai
+and PyTorch", chapter 5, take a tenth; here it is a fifth, as training/README.md shows by figures. Where the loss falls most
+steeply, the other usual choice, depends on how high it happens to begin, and so on the seed.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ SMOOTHING = 0.9
 """Share of the mean loss that is carried from step to step: the loss of a single batch says little."""
 DIVERGED = 4.0
 """The sweep ends where the mean loss of the steps so far is this many times its lowest."""
-SHARE_OF_LOWEST = 0.1
+SHARE_OF_LOWEST = 0.2
 """What the rate of the lowest loss is multiplied by: training for long bears less than a sweep does in passing."""
 LEAST_FALL = 0.02
 """Share of the first loss by which the loss must have fallen somewhere for a rate to be suggested."""
@@ -65,7 +65,7 @@ class Suggestion:
 
     @property
     def reason(self) -> str:
-        return f"a tenth of the rate at which the loss was lowest, {self.lowest:.2g}; larger ones made it rise"
+        return f"a fifth of the rate at which the loss was lowest, {self.lowest:.2g}; larger ones made it rise"
 
 
 def find_learning_rate(
@@ -121,7 +121,7 @@ def sweep(
 
 
 def suggest(found: Sweep) -> Suggestion:
-    """A tenth of the rate at which the loss is lowest.
+    """A fifth of the rate at which the loss is lowest.
 
     Raises FailedPrecondition where it falls nowhere: then nothing is learnt at any rate.
     """
