@@ -76,6 +76,13 @@ def test_anything_else_is_left_to_the_general_reader(text):
     assert read_numbers(text.encode()) is None
 
 
+@pytest.mark.parametrize("wrong", ["[1]2", "2[1]"])
+def test_a_number_beside_a_list_is_found_in_a_long_text(wrong):
+    rows = ["[1]"] * 999
+    assert read_numbers(f"[{','.join([*rows, '[2]'])}]".encode()) == ([1] * 999 + [2], (1000, 1))
+    assert read_numbers(f"[{','.join([*rows, wrong])}]".encode()) is None
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "uint16", "int64"])
 @pytest.mark.parametrize("numbers", [[1, 2], [1.5], [300], [-1], [2**63], [10**400], [1e39]])
 def test_numbers_become_the_bytes_that_they_become_one_by_one(dtype, numbers):
