@@ -34,6 +34,9 @@ from services.telemetry.metrics import Metrics
 
 __all__ = ["Engine", "EngineOptions", "Handle", "Pending", "VersionState", "VersionStatus"]
 
+_INLINE_US, _INLINE_ALONE_US = 100.0, 2000.0
+"""The latter is below the slice that a scheduler would give a thread before the loop had its turn (Linux: some 3 ms)."""
+
 _log = get_logger(__name__)
 
 
@@ -61,8 +64,9 @@ class EngineOptions:
     """How often a failed load is tried again, with growing pauses."""
     compute_threads: int = 0
     """Batches that run at a time, over all models; 0 for one more than there are CPUs."""
-    inline_us: float = 100.0
-    """A batch expected to take less runs on the event loop: a hop to a thread and back would cost more. 0 for never."""
+    inline_us: float | None = None
+    """A batch expected to take less runs on the event loop: a hop to a thread and back would cost more. 0 for never; `None`
+    for 100, or 2000 where the process has one CPU: a thread of its own would run when the loop does not, and no sooner."""
     drain_timeout_s: float = 20.0
     """Seconds that requests may still take when the engine stops."""
     verify_hashes: bool = True
@@ -92,6 +96,7 @@ class Engine:
         self.clock = clock
         self.metrics = metrics or Metrics()
         cpus = options.cpus or available_cpus()
+        self._inline_s = _inline_s(options.inline_us, cpus)
         self._compute = ThreadPoolExecutor(options.compute_threads or cpus + 1, "cornet-compute")
         self._loading = ThreadPoolExecutor(options.load_threads, "cornet-load")
         backend = BackendOptions(
@@ -217,7 +222,7 @@ class Engine:
 
     def _open(self, servable: Servable) -> None:
         loop = asyncio.get_running_loop()
-        servable.open(Scheduling(loop, self._compute, self.clock, self.options.inline_us / 1e6), self.metrics)
+        servable.open(Scheduling(loop, self._compute, self.clock, self._inline_s), self.metrics)
 
     async def _poll_forever(self) -> None:
         loop = asyncio.get_running_loop()
@@ -227,6 +232,13 @@ class Engine:
                 await self._manager.poll()
             except Exception as error:  # noqa: BLE001  # reported; the next look may go well
                 _log.error("the repository could not be polled", cause=error)
+
+
+def _inline_s(inline_us: float | None, cpus: int) -> float:
+    """Below how many expected seconds a batch runs on the event loop. See `EngineOptions.inline_us`."""
+    if inline_us is None:
+        inline_us = _INLINE_US if cpus > 1 else _INLINE_ALONE_US
+    return inline_us / 1e6
 
 
 def _pause_s(interval_s: float, now: float) -> float:

@@ -72,8 +72,9 @@ class Exchange:
     `drawn` whether its log wants it, None where that was not asked yet. Where it never calls `decoded` and `inferred`, the
     request has no phases. Times are `perf_counter` seconds.
 
-    Requests that one read of a socket brought have arrived with it, all at once: `started_at` is the same for them, and one
-    whose turn came later has that as its `begun_at`, so that decoding those before it is no part of its own decoding.
+    gRPC requests that one turn of the event loop read have arrived with it, all at once (`arrivals`): `started_at` is the
+    same for them, and one whose turn came later has that as its `begun_at`, so that decoding those before it is no part of
+    its own decoding.
     """
 
     model = ""

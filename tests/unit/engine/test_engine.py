@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from services import testing
-from services.engine.engine import Engine, EngineOptions, _pause_s
+from services.engine.engine import Engine, EngineOptions, _inline_s, _pause_s
 from services.engine.model_config import ModelConfig
 from services.engine.request import InferenceRequest, InferenceResponse, Outcome
 from services.errors import (
@@ -76,6 +76,13 @@ def test_many_requests_at_once_each_get_their_own_rows(serve, inline_us):
         assert max(response.batch_rows for response in responses) > 1
 
     serve(scenario, inline_us=inline_us)
+
+
+@pytest.mark.parametrize(
+    ("inline_us", "cpus", "seconds"), [(None, 2, 1e-4), (None, 1, 2e-3), (0.0, 1, 0.0), (50.0, 1, 5e-5)]
+)
+def test_one_cpu_alone_computes_longer_batches_on_the_loop(inline_us, cpus, seconds):
+    assert _inline_s(inline_us, cpus) == seconds
 
 
 def test_only_the_outputs_asked_for_are_answered(serve):

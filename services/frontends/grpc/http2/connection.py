@@ -1,7 +1,6 @@
 """One connection of a client: bytes in, streams and their calls out."""
 
 import asyncio
-from time import perf_counter
 from typing import cast
 
 from services.frontends.grpc.http2 import frames
@@ -111,7 +110,7 @@ class Connection(Streams, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
-        self.read_at = perf_counter()
+        self.read_at = self.context.arrival_clock.now()
         if self._rest:
             data = self._rest + data
         self.sender.hold()

@@ -9,6 +9,7 @@ from services.frontends.grpc.http2.deadlines import Deadlines
 from services.frontends.grpc.http2.headers import HeadReader
 from services.frontends.grpc.http2.limits import Limits
 from services.frontends.grpc.http2.outbox import Outbox
+from services.telemetry.arrivals import ArrivalClock
 from services.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Context:
         self.connections: set[Connection] = set()
         self.deadlines = Deadlines(clock, self.connections)
         self.outbox = Outbox()
+        self.arrival_clock = ArrivalClock()
         self.stopping = False
         self.emptied: asyncio.Event | None = None
         self._receiving_bytes = 0

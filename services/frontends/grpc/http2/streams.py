@@ -3,7 +3,6 @@
 import asyncio
 from functools import partial
 from struct import Struct
-from time import perf_counter
 from typing import TypeAlias
 
 from services import errors
@@ -44,7 +43,7 @@ class Streams:
     """What a connection does between its frames and its calls. `streams` are those that are open, by their number.
 
     `last_sid` is the latest that a client opened, `goaway_sid` the last that it may. Windows are what the client may send.
-    `read_at` is when what is handled at present came from the socket, or back from a thread (`perf_counter` seconds).
+    `read_at` is when what is handled at present had come from the socket, or back from a thread (`perf_counter` seconds).
     `arrivals` of its calls, all of the method that is `arriving`, are not counted yet. `whole_bytes` is the longest frame
     that can be a whole request. `sender`, `control` and the loop come with the connection.
     """
@@ -273,7 +272,7 @@ class Streams:
         if self.streams.get(stream.sid) is not stream:
             work.exception()
             return
-        self.read_at = perf_counter()
+        self.read_at = self.context.arrival_clock.now()
         error = work.exception()
         if error is None:
             self.serve(stream, work.result())
