@@ -42,7 +42,7 @@ class Options(GradientOptions):
     backbone: str = "efficientnetv2-b0"
     """A network of keras.applications, such as vgg16, resnet50, mobilenetv2 or convnext-tiny; an unknown one lists all."""
     weights: str = "imagenet"
-    """imagenet (downloaded by Keras), the path of a .weights.h5, .h5 or .keras file, or random (no transfer)."""
+    """imagenet (downloaded by Keras), the path of a .weights.h5, .h5 or .keras file or a version, or random (no transfer)."""
     unfreeze: Annotated[int, Bounds(0)] = 4
     """Layers with a kernel, from the backbone's end, that learn in the second stage; 0: no second stage."""
     fine_epochs: Annotated[int, Bounds(1)] = 20
@@ -78,8 +78,8 @@ class Options(GradientOptions):
 class Finetune(PictureClassifier[Options]):
     """Bytes, the backbone's own preprocessing, the backbone, a pooling and a head with a softmax, all in the graph.
 
-    The backbone always infers, also while its last layers learn: batch normalisation keeps the statistics and scales it was
-    pretrained with.
+    A pretrained backbone always infers, also while its last layers learn: batch normalisation keeps the statistics and scales
+    it was pretrained with. That of random weights was not, and learns as other layers do.
     """
 
     family = "finetune"
@@ -129,14 +129,15 @@ class Finetune(PictureClassifier[Options]):
             for layer in augmentation(options.seed, mirror=options.mirror):
                 pixels = layer(pixels)
         pool = layers.GlobalAveragePooling2D if options.pooling == "avg" else layers.GlobalMaxPooling2D
-        features = pool(name="pooling")(base(pixels, training=False))
+        training = None if options.weights == RANDOM else False
+        features = pool(name="pooling")(base(pixels, training=training))
         head = _head(features.shape[-1], len(train.labels), options)
         model = keras.Model({"image": image}, head({"features": features}), name=self.family)
         _compile(model, train, options)
         return model
 
     def begin(self, model: "keras.Model", train: Examples, options: Options) -> None:
-        unfreeze(_base(model), options.unfreeze)
+        unfreeze(_base(model), options.unfreeze, normalisation=options.weights == RANDOM)
         _compile(model, train, options)
 
     def fit(

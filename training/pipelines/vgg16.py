@@ -40,7 +40,7 @@ class Options(CommonOptions):
     """Options of the feature extractor; those of training have no effect."""
 
     weights: str = "imagenet"
-    """imagenet (downloaded by Keras), the path of a .weights.h5, .h5 or .keras file, or random (features without meaning)."""
+    """imagenet (downloaded by Keras), the path of a .weights.h5, .h5 or .keras file or a version, or random (no meaning)."""
     pooling: Literal["avg", "max", "none"] = "avg"
     """How the last feature map becomes one vector; none: the map itself."""
     backbone: str = "vgg16"

@@ -16,6 +16,7 @@ from training.environment import import_keras
 from training.options import parse
 from training.pipeline import Examples, Source
 from training.pipelines.finetune import PIPELINE, Options
+from training.pretrained import settle
 from training.runner import Interrupted, Job, Outcome, train
 
 import_keras(0, deterministic=False)
@@ -121,8 +122,17 @@ def test_a_run_resumed_in_its_second_stage_ends_as_if_never_interrupted(
     assert [epoch.epoch for epoch in outcome.diagnosis.epochs] == [1, 2, 3, 4, 5]
 
 
-def test_the_first_stage_changes_the_head_and_the_second_the_last_layers_but_no_normalisation(folder: Path) -> None:
-    chosen = options("backbone=mobilenet", "epochs=1", "fine_epochs=1", "unfreeze=2")
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_the_first_stage_changes_the_head_and_the_second_the_last_layers_and_normalisation_that_was_not_pretrained(
+    folder: Path, tmp_path: Path, pretrained: bool
+) -> None:
+    weights = tmp_path / "base.weights.h5"
+    if pretrained:
+        network = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3))
+        settle(network, np.random.default_rng(0).standard_normal((8, 32, 32, 3)).astype(np.float32))
+        network.save_weights(weights)
+    start = f"weights={weights}" if pretrained else "weights=random"
+    chosen = options("backbone=mobilenet", "epochs=1", "fine_epochs=1", "unfreeze=2", start)
     model, train_part, validation = built(Source(folder), chosen)
     head, fine = PIPELINE.stages(chosen)
     base = next(layer for layer in model.layers if layer.name.startswith("mobilenet"))
@@ -138,8 +148,9 @@ def test_the_first_stage_changes_the_head_and_the_second_the_last_layers_but_no_
         for weight, was in zip(base.weights, before, strict=True)
         if not np.array_equal(np.asarray(weight), was)
     ]
-    assert changed
-    assert {path.split("/")[0] for path in changed} == {"conv_dw_13", "conv_pw_13"}
+    kernels = {"conv_dw_13", "conv_pw_13"}
+    normalisation = set() if pretrained else {"conv_dw_13_bn", "conv_pw_13_bn"}
+    assert {path.split("/")[0] for path in changed} == kernels | normalisation
 
 
 def test_features_that_are_computed_once_train_as_pictures_do(folder: Path) -> None:
@@ -205,6 +216,12 @@ def test_a_weights_file_is_known_by_its_hash_and_another_does_not_resume_a_run(j
     path.unlink()
     with pytest.raises(InvalidArgument, match="where there is no file"):
         run(job)
+
+
+def test_a_published_version_is_known_by_the_hash_of_its_weights(whole: tuple[Outcome, str]) -> None:
+    exported = whole[0].exported
+    known = exported.manifest.files["variables/variables.data-00000-of-00001"]
+    assert PIPELINE.base_weights(options(f"weights={exported.path}")) == f"sha256:{known}"
 
 
 def test_what_cannot_be_is_refused_before_training(folder: Path, tmp_path: Path) -> None:

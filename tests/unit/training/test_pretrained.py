@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from services.errors import DataError, InvalidArgument, Unavailable
+from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training import pretrained
 from training.backbones import BACKBONES, Backbone, find_backbone
 from training.environment import import_keras
-from training.formats import layers_of
+from training.formats import layers_of, serving_function, write_saved_model
 
 import_keras(0, deterministic=False)
 
@@ -105,6 +106,34 @@ def test_a_network_inside_a_model_is_found_behind_layers_of_that_model(
     np.testing.assert_array_equal(features(loaded, pictures), features(base, pictures))
 
 
+def test_a_published_version_gives_its_weights_and_another_network_s_is_refused(
+    seeded: keras.Model, tmp_path: Path, pictures: np.ndarray
+) -> None:
+    base = keras.Model(seeded.input, seeded.get_layer("conv_pw_13_relu").output)
+    image = keras.Input((SIDE, SIDE, 3), name="image")
+    pooled = keras.layers.GlobalAveragePooling2D()(base(image, training=False))
+    answers = {"probabilities": keras.layers.Dense(2)(keras.layers.Dropout(0.5)(pooled))}
+    model = keras.Model({"image": image}, answers)
+    floats = BY_NAME["float32"]
+    taken, given = (
+        TensorSpec("image", floats, (DYNAMIC, SIDE, SIDE, 3)),
+        TensorSpec("probabilities", floats, (DYNAMIC, 2)),
+    )
+    version = tmp_path / "flowers" / "3"
+    write_saved_model(version, [model], {"serving_default": serving_function(model, Signature((taken,), (given,)))})
+    loaded = pretrained.load_backbone(find_backbone(SMALL), SIDE, SIDE, str(version))
+    np.testing.assert_array_equal(features(loaded, pictures), features(base, pictures))
+    with pytest.raises(DataError, match=r"^flowers/3: expected the weights of VGG16\. Received: \d+ arrays"):
+        pretrained.load_backbone(find_backbone("vgg16"), SIDE, SIDE, str(version))
+
+
+def test_a_folder_that_is_no_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidArgument, match=r"of a published version\. Received: .* a folder without saved_model\.pb"
+    ):
+        pretrained.check_weights(str(tmp_path))
+
+
 def test_another_network_s_file_is_refused(seeded: keras.Model, tmp_path: Path) -> None:
     for name in ("other.keras", "other.weights.h5"):
         path = tmp_path / name
@@ -145,11 +174,14 @@ def test_a_failed_download_names_the_alternatives(monkeypatch: pytest.MonkeyPatc
         pretrained.load_backbone(find_backbone("resnet50"), SIDE, SIDE, "imagenet")
 
 
-def test_only_the_last_layers_learn_and_batch_normalisation_never() -> None:
+def test_only_the_last_layers_learn_and_batch_normalisation_where_it_was_not_pretrained() -> None:
     base = pretrained.load_backbone(find_backbone(SMALL), SIDE, SIDE, "random")
     pretrained.unfreeze(base, 2)
     names = [layer.name for layer in layers_of(base) if layer.trainable_weights]
     assert names == ["conv_dw_13", "conv_pw_13"]
+    pretrained.unfreeze(base, 2, normalisation=True)
+    names = [layer.name for layer in layers_of(base) if layer.trainable_weights]
+    assert names == ["conv_dw_13", "conv_dw_13_bn", "conv_pw_13", "conv_pw_13_bn"]
     pretrained.unfreeze(base, 0)
     assert not base.trainable_weights
 
