@@ -4,7 +4,7 @@ A pipeline is stateless: `training.runner` calls its methods in the order below 
 returned. Nothing is fitted before the split.
 
     load -> split -> fit_processor -> examples -> build -> fit -> serving_model
-         -> equip -> evaluate / examine / baseline -> export -> figures
+         -> equip -> questions -> evaluate / examine / baseline -> export -> figures
 
 A new family is one file in `training/pipelines/` that defines one `Pipeline` named `PIPELINE`.
 """
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, np.ndarray]
 """Arrays by tensor name, as a served model takes and gives them: equal first axes, raw units."""
+
+Ask = Callable[[Arrays], Arrays]
+"""What a model answers by `serving_default`, as it is served: inputs in any number of rows to outputs."""
 
 
 @dataclass(frozen=True)
@@ -290,13 +293,20 @@ class Pipeline(ABC, Generic[DataT, OptionsT]):
     ) -> ServingModel:
         """Wrap the trained model under the family's signature."""
 
-    def equip(self, serving: ServingModel, train: Examples, test: Examples, options: OptionsT) -> Examples:
-        """The test part with what `evaluate` needs beside it, as a model of the training rows' features; else as it is."""
+    def equip(self, ask: Ask, train: Examples, test: Examples, options: OptionsT) -> Examples:
+        """The test part with what `evaluate` needs beside it, as a model of the answers to training rows; else as it is."""
         return test
+
+    def questions(self, test: Examples) -> Mapping[str, Arrays]:
+        """Rows for further signatures, by name: `evaluate` sees their outputs beside `serving_default`'s. None by default.
+
+        They are made of the test part as `equip` returns it.
+        """
+        return {}
 
     @abstractmethod
     def evaluate(self, outputs: Arrays, test: Examples, options: OptionsT) -> dict[str, float]:
-        """Metrics of the served outputs on the test part."""
+        """Metrics of the served outputs on the test part; those of `questions` may be absent, and their metrics with them."""
 
     def examine(self, trained: Trained, test: Examples, options: OptionsT) -> dict[str, float]:
         """Metrics that the served outputs do not show; none by default.

@@ -13,6 +13,7 @@ from rich.console import Console
 from services.errors import FailedPrecondition
 from services.files import check_folder
 from services.processing import Processor
+from services.tensors import DEFAULT_SIGNATURE
 from training import options as option_values
 from training.environment import import_keras, plain_options, provenance
 from training.optimization import GradientOptions, gradient_options, schedule_callbacks
@@ -220,18 +221,23 @@ def _variants(
 def judge(
     pipeline: Pipeline, trained: Trained, part: Examples, options: CommonOptions
 ) -> tuple[Examples, dict[str, np.ndarray], dict[str, float]]:
-    """A part as the family equips it, the outputs that would be served for its rows, and all metrics that the family has."""
-    part = pipeline.equip(trained.serving, trained.train, part, options)
-    outputs = predict(trained.serving, part.serving_inputs)
+    """A part as the family equips it, the outputs that would be served for its rows, and all metrics that the family has.
+
+    The outputs are those of `serving_default`, and of the signatures that the family asks further questions.
+    """
+    rows = max(trained.serving.batching.max_batch_rows, 1)
+
+    def ask(inputs: Arrays, signature: str = DEFAULT_SIGNATURE) -> dict[str, np.ndarray]:
+        answers: dict[str, np.ndarray] = trained.serving.endpoints[signature].model.predict(
+            dict(inputs), batch_size=rows, verbose=0
+        )
+        return answers
+
+    part = pipeline.equip(ask, trained.train, part, options)
+    outputs = ask(part.serving_inputs)
+    for signature, inputs in pipeline.questions(part).items():
+        outputs |= ask(inputs, signature)
     return part, outputs, pipeline.evaluate(outputs, part, options) | pipeline.examine(trained, part, options)
-
-
-def predict(serving: ServingModel, inputs: Arrays) -> dict[str, np.ndarray]:
-    """The serving model's named outputs for all rows, computed in batches."""
-    outputs: dict[str, np.ndarray] = serving.model.predict(
-        dict(inputs), batch_size=max(serving.batching.max_batch_rows, 1), verbose=0
-    )
-    return outputs
 
 
 def _fit(

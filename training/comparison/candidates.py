@@ -35,7 +35,7 @@ def select(repository: Path, targets: Sequence[str]) -> list[Candidate]:
     """What each `NAME` (its latest version) or `NAME/VERSION` means, in that order.
 
     Raises ModelNotFound for what is not there, InvalidArgument for fewer than two or one twice, FailedPrecondition where a
-    version cannot be judged by its answers, or not be compared with the first.
+    version cannot be compared with the first.
     """
     found = [_candidate(repository, target) for target in targets]
     titles = [candidate.title for candidate in found]
@@ -43,12 +43,6 @@ def select(repository: Path, targets: Sequence[str]) -> list[Candidate]:
         raise InvalidArgument(
             f"Expected two different versions at least, as NAME or NAME/VERSION. Received: {', '.join(titles) or 'none'}."
         )
-    for candidate in found:
-        if type(candidate.pipeline).equip is not Pipeline.equip:
-            raise FailedPrecondition(
-                f"{candidate.title}: expected a family whose served answers can be judged by themselves. Received: "
-                f"{candidate.manifest.family}, judged by what is fitted beside the trained model."
-            )
     for aspect, value in _ASPECTS.items():
         first = value(found[0])
         for other in found[1:]:

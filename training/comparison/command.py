@@ -62,7 +62,7 @@ def compare(
     with console.status("reading the rows") as status:
         rows = rows_for(candidates, data, target)
         status.update("measuring answers and latency")
-        measured = measure(candidates, [examples.serving_inputs for examples in rows.examples], seconds)
+        measured = measure(candidates, rows.examples, seconds)
         status.update("judging the differences")
         outputs = [each.outputs for each in measured]
         judgement = judge(candidates, outputs, rows.examples)

@@ -16,7 +16,7 @@ from services.engine.version_policy import Specific
 from services.errors import CornetError, FailedPrecondition
 from services.tensors import DEFAULT_SIGNATURE, DYNAMIC
 from training.comparison.candidates import Candidate
-from training.pipeline import Arrays
+from training.pipeline import Arrays, Examples
 
 CONCURRENCY = (1, 32, 64)
 """Rows asked for at a time, each by a request of its own."""
@@ -38,25 +38,28 @@ class Latency:
 
 @dataclass(frozen=True)
 class Measured:
-    """All answers of a candidate by output name, and its latencies by concurrency."""
+    """All answers of a candidate by output name, and the latencies of `serving_default` by concurrency."""
 
     outputs: dict[str, np.ndarray]
     latencies: tuple[Latency, ...]
 
 
-def measure(candidates: Sequence[Candidate], inputs: Sequence[Arrays], seconds: float) -> list[Measured]:
+def measure(candidates: Sequence[Candidate], examples: Sequence[Examples], seconds: float) -> list[Measured]:
     """Serve all candidates in this process, ask for every row, then take times for about so many seconds.
 
-    Times are taken in rounds, every candidate in each, in an order that turns: what else the machine does meets all alike.
-    Raises FailedPrecondition where a version cannot be loaded.
+    Rows are asked for by `serving_default`, and by further signatures where the family's figures need them. Times
+    are taken in rounds, every candidate in each, in an order that turns: what else the machine does meets all alike. Raises
+    FailedPrecondition where a version cannot be loaded.
     """
-    return asyncio.run(_measure(candidates, inputs, seconds))
+    return asyncio.run(_measure(candidates, examples, seconds))
 
 
-async def _measure(candidates: Sequence[Candidate], inputs: Sequence[Arrays], seconds: float) -> list[Measured]:
+async def _measure(candidates: Sequence[Candidate], examples: Sequence[Examples], seconds: float) -> list[Measured]:
     async with _serving(candidates) as engine:
-        outputs = [await _answers(engine, *pair) for pair in zip(candidates, inputs, strict=True)]
-        requests = [_requests(*pair) for pair in zip(candidates, inputs, strict=True)]
+        outputs = [await _outputs(engine, *pair) for pair in zip(candidates, examples, strict=True)]
+        requests = [
+            _requests(candidate, rows.serving_inputs) for candidate, rows in zip(candidates, examples, strict=True)
+        ]
         times: list[dict[int, list[float]]] = [{count: [] for count in CONCURRENCY} for _ in candidates]
         spent: list[dict[int, float]] = [dict.fromkeys(CONCURRENCY, 0.0) for _ in candidates]
         began, turn = time.perf_counter(), 0
@@ -98,14 +101,24 @@ async def _serving(candidates: Sequence[Candidate]) -> AsyncIterator[Engine]:
         await engine.stop()
 
 
-async def _answers(engine: Engine, candidate: Candidate, inputs: Arrays) -> dict[str, np.ndarray]:
+async def _outputs(engine: Engine, candidate: Candidate, rows: Examples) -> dict[str, np.ndarray]:
+    """The outputs of `serving_default` and of what the family asks further."""
+    questions = {DEFAULT_SIGNATURE: rows.serving_inputs, **candidate.pipeline.questions(rows)}
+    found: dict[str, np.ndarray] = {}
+    for signature, inputs in questions.items():
+        found |= await _answers(engine, candidate, signature, inputs)
+    return found
+
+
+async def _answers(engine: Engine, candidate: Candidate, signature: str, inputs: Arrays) -> dict[str, np.ndarray]:
     """The outputs for all rows, in batches of the size that the server merges."""
     rows = len(next(iter(inputs.values())))
     step = candidate.manifest.batching.max_batch_rows
     parts = []
     for start in range(0, rows, step):
         batch = {name: values[start : start + step] for name, values in inputs.items()}
-        parts.append((await engine.infer(InferenceRequest(candidate.name, batch, candidate.version))).outputs)
+        request = InferenceRequest(candidate.name, batch, candidate.version, signature=signature)
+        parts.append((await engine.infer(request)).outputs)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -4,18 +4,24 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from services.errors import DataError, FailedPrecondition
+from services.manifest import ONNX_FILE
 from services.processing import Processor, load_processor
 from training.comparison.candidates import Candidate
-from training.pipeline import Baseline, Examples, Loaded, Source
+from training.pipeline import Arrays, Baseline, Examples, Loaded, Source
+from training.precision.judge import answers, runner
 
-_JUDGED_ON_THEIR_OWN = ("anomaly_detection",)
-"""Tasks whose targets are made of the training data's classes, the most frequent one above all."""
+_JUDGED_ON_THEIR_OWN = {
+    "anomaly_detection": "it says what is normal",
+    "tabular_features": "features are judged by a model that is fitted on its training rows",
+}
+"""Tasks that are not judged without the data that versions were trained on, and why."""
 
 
 @dataclass(frozen=True)
@@ -88,20 +94,27 @@ def _held_out(candidates: Sequence[Candidate], loaded: Sequence[Loaded[Any]]) ->
     for candidate, own in zip(candidates, loaded, strict=True):
         pipeline, options, processor = candidate.pipeline, candidate.options, _processor(candidate)
         split = pipeline.split(own.data, options)
-        test = pipeline.examples(split.test, processor, options)
+        training, test = (pipeline.examples(part, processor, options) for part in (split.train, split.test))
         _check_labels(candidate, test)
-        examples.append(test)
-        baseline = pipeline.baseline(pipeline.examples(split.train, processor, options), test, options)
+        examples.append(pipeline.equip(partial(_answers, candidate), training, test, options))
+        baseline = pipeline.baseline(training, test, options)
         if baseline.metrics and baseline not in baselines:
             baselines.append(baseline)
     _check_alike(candidates, examples)
     return Rows(loaded[0].name, loaded[0].sha256, False, tuple(examples), tuple(baselines))
 
 
+def _answers(candidate: Candidate, inputs: Arrays) -> Arrays:
+    """What the published version answers to rows."""
+    with runner(candidate.path / ONNX_FILE) as run:
+        return answers(run, inputs, candidate.manifest.batching.max_batch_rows)
+
+
 def _fresh(candidates: Sequence[Candidate], loaded: Sequence[Loaded[Any]]) -> Rows:
-    if candidates[0].manifest.task in _JUDGED_ON_THEIR_OWN:
+    task = candidates[0].manifest.task
+    if task in _JUDGED_ON_THEIR_OWN:
         raise FailedPrecondition(
-            f"Expected --data that the versions were trained on: for {candidates[0].manifest.task} it says what is normal. "
+            f"Expected --data that the versions were trained on: for {task} {_JUDGED_ON_THEIR_OWN[task]}. "
             f"Received: {loaded[0].name}, which none of them was."
         )
     examples = []

@@ -1,7 +1,7 @@
 """A restricted Boltzmann machine over the rows of a table: features, reconstructions and completions without a target."""
 
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from training.optimization import OptimizerName, ScheduleName, answer_itself, op
 from training.options import Bounds
 from training.pipeline import (
     Arrays,
+    Ask,
     Baseline,
     Endpoint,
     Examples,
@@ -36,6 +37,8 @@ _HIDDEN_SHARE = 0.3
 _FILTERS_SHOWN = 24
 _PICTURES_SHOWN = 10
 _CELLS_SHOWN = 2000
+_HOLE = "#f0b48c"
+"""Colour of a cell that is not known: no grey is mistaken for it."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,15 @@ class Options(TableOptions):
 
 @dataclass(frozen=True)
 class Equipped(TabularExamples):
-    """Held-out rows, and a logistic model of the training rows' features that judges theirs; None without classes."""
+    """Held-out rows, and what the machine is judged by.
+
+    `readout` is a logistic model of the training rows' features, None without classes; `known` bool `[rows, F]` says which
+    cells `impute` is given; `spread` f64 `[rows, F]` is that of the column in the training rows, the same in every row.
+    """
 
     readout: Any = None
+    known: np.ndarray = field(default_factory=lambda: np.empty((0, 0), bool))
+    spread: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
 
 class Rbm(TabularPipeline[Options]):
@@ -159,27 +168,32 @@ class Rbm(TabularPipeline[Options]):
         }
         return ServingModel(encode.model, encode.signature, further=further)
 
-    def equip(self, serving: ServingModel, train: Examples, test: Examples, options: Options) -> Examples:
+    def equip(self, ask: Ask, train: Examples, test: Examples, options: Options) -> Examples:
         readout = None
         if len(np.unique(train.targets)) > 1:
-            readout = _readout(_hidden(serving, train), train.targets)
+            readout = _readout(ask(train.inputs)["hidden"], train.targets)
+        known = _with_holes(test.inputs)["mask"]
         members = {each.name: getattr(test, each.name) for each in fields(TabularExamples)}
-        return Equipped(**members, readout=readout)
+        return Equipped(**members, readout=readout, known=known, spread=np.tile(_spread(train), (len(test), 1)))
+
+    def questions(self, test: Examples) -> dict[str, Arrays]:
+        return {"impute": _with_holes(test.inputs)}
 
     def evaluate(self, outputs: Arrays, test: Examples, options: Options) -> dict[str, float]:
-        """Accuracy of a logistic model on the features, where there is a class; `equip` has fitted it."""
-        if not isinstance(test, Equipped) or test.readout is None:
+        """Accuracy of a logistic model on the features, where there is a class, and the error of what `impute` filled in."""
+        if not isinstance(test, Equipped):
             return {}
-        return {"accuracy": float(test.readout.score(outputs["hidden"], test.targets))}
+        metrics = {}
+        if test.readout is not None:
+            metrics["accuracy"] = float(test.readout.score(outputs["hidden"], test.targets))
+        if "rows" in outputs:
+            metrics["impute_error"] = _impute_error(outputs["rows"], test, test.known, test.spread)
+        return metrics
 
     def examine(self, trained: Trained, test: Examples, options: Options) -> dict[str, float]:
         machine, encoding = trained.model.get_layer("machine"), trained.model.get_layer("encoding")
         weights = (np.asarray(each) for each in (machine.kernel, machine.visible_bias, machine.hidden_bias))
-        rows = np.asarray(trained.serving.further["impute"].model(_with_holes(test.inputs))["rows"])
-        return {
-            "pseudo_likelihood": pseudo_likelihood(np.asarray(encoding(test.inputs["features"])), *weights),
-            "impute_error": _impute_error(rows, test, _spread(trained.train)),
-        }
+        return {"pseudo_likelihood": pseudo_likelihood(np.asarray(encoding(test.inputs["features"])), *weights)}
 
     def baseline(self, train: Examples, test: Examples, options: Options) -> Baseline:
         """scikit-learn's machine over the same units, with as many hidden ones and epochs; the mean for `impute`."""
@@ -196,12 +210,14 @@ class Rbm(TabularPipeline[Options]):
             metrics["accuracy"] = float(readout.score(machine.transform(held_out), test.targets))
         weights = machine.components_.T, machine.intercept_visible_, machine.intercept_hidden_
         metrics["pseudo_likelihood"] = pseudo_likelihood(held_out, *weights)
-        metrics["impute_error"] = _impute_error(_usual_row(train), test, _spread(train))
+        metrics["impute_error"] = _impute_error(
+            _usual_row(train), test, _with_holes(test.inputs)["mask"], _spread(train)
+        )
         return Baseline("scikit-learn's BernoulliRBM; for impute, mean or most frequent", metrics)
 
     def figures(self, outputs: Arrays, test: Examples, serving: ServingModel, options: Options) -> list[Plot]:
-        plots = [_activity_plot(outputs["hidden"]), _impute_plot(serving, test)]
-        return [*_picture_plots(serving, test), *plots]
+        plots = [_activity_plot(outputs["hidden"]), _impute_plot(outputs["rows"], test)]
+        return [*_picture_plots(outputs["rows"], serving, test), *plots]
 
 
 def pseudo_likelihood(
@@ -245,11 +261,6 @@ def _readout(features: np.ndarray, targets: np.ndarray) -> Any:
         return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(features, targets)
 
 
-def _hidden(serving: ServingModel, part: Examples) -> np.ndarray:
-    hidden: np.ndarray = serving.model.predict(part.inputs, batch_size=256, verbose=0)["hidden"]
-    return hidden
-
-
 def _with_holes(held_out: Arrays) -> dict[str, np.ndarray]:
     """Rows for `impute` out of rows for `serving_default`: a share of the cells, always the same ones, is not known."""
     values = held_out["features"]
@@ -257,10 +268,10 @@ def _with_holes(held_out: Arrays) -> dict[str, np.ndarray]:
     return {"values": np.where(known, values, 0).astype(np.float32), "mask": known}
 
 
-def _impute_error(rows: np.ndarray, test: Examples, spread: np.ndarray) -> float:
-    """Root mean square error of the cells that `_with_holes` hides: numbers in their columns' spread, wrong categories 1."""
+def _impute_error(rows: np.ndarray, test: Examples, known: np.ndarray, spread: np.ndarray) -> float:
+    """Root mean square error of the cells that are not `known`: numbers in their columns' spread, wrong categories 1."""
     truth = test.inputs["features"]
-    hidden = ~_with_holes(test.inputs)["mask"] & ~np.isnan(truth)
+    hidden = ~known & ~np.isnan(truth)
     numeric = np.array([column.kind == "numeric" for column in columns_of(test)])
     errors = np.where(numeric, (rows - truth) / spread, rows != truth)
     return float(np.sqrt(np.mean(np.square(errors[hidden])))) if hidden.any() else 0.0
@@ -294,10 +305,9 @@ def _activity_plot(hidden: np.ndarray) -> Plot:
     return Plot("Hidden units", "Units at 0 or 1 say the same of every row: fewer would do, or more training.", figure)
 
 
-def _impute_plot(serving: ServingModel, test: Examples) -> Plot:
+def _impute_plot(rows: np.ndarray, test: Examples) -> Plot:
     """True and imputed values of the cells that were hidden, on each column's own scale."""
     truth, inputs = test.inputs["features"], _with_holes(test.inputs)
-    rows = np.asarray(serving.further["impute"].model(inputs)["rows"])
     low, high = np.nanmin(truth, axis=0), np.nanmax(truth, axis=0)
     hidden = ~inputs["mask"] & ~np.isnan(truth) & (high > low)
     wide = np.where(high > low, high - low, 1)
@@ -313,8 +323,10 @@ def _impute_plot(serving: ServingModel, test: Examples) -> Plot:
     return Plot("Imputation", caption, figure)
 
 
-def _picture_plots(serving: ServingModel, test: Examples) -> list[Plot]:
+def _picture_plots(rows: np.ndarray, serving: ServingModel, test: Examples) -> list[Plot]:
     """For columns that are pixels of a square picture: what the hidden units look at, and completed pictures."""
+    from matplotlib import colormaps
+
     machine = serving.model.get_layer("hidden").machine
     encoding = serving.model.get_layer("encoding")
     names = [column.name for column in columns_of(test)]
@@ -328,20 +340,21 @@ def _picture_plots(serving: ServingModel, test: Examples) -> list[Plot]:
     for axes, unit in zip(grid.flat, strongest, strict=False):
         size = np.abs(weights[:, unit]).max()
         axes.imshow(weights[:, unit].reshape(side, side), cmap="RdBu_r", vmin=-size, vmax=size)
-    inputs = {name: rows[:_PICTURES_SHOWN] for name, rows in _with_holes(test.inputs).items()}
+    inputs = {name: values[:_PICTURES_SHOWN] for name, values in _with_holes(test.inputs).items()}
     features = test.inputs["features"][:_PICTURES_SHOWN]
-    further = serving.further
     shown = {
         "given": features,
         "with holes": np.where(inputs["mask"], inputs["values"], np.nan),
-        "completed": np.asarray(further["impute"].model(inputs)["rows"]),
-        "reconstructed": np.asarray(further["reconstruct"].model({"features": features})["reconstruction"]),
+        "completed": rows[:_PICTURES_SHOWN],
+        "reconstructed": np.asarray(serving.further["reconstruct"].model({"features": features})["reconstruction"]),
     }
+    grey = colormaps["gray_r"].with_extremes(bad=_HOLE)
+    low, high = float(np.nanmin(features)), float(np.nanmax(features))
     pictures, cells = new_figure(width=7.5, height=3.6, nrows=4, ncols=len(features), squeeze=False)
-    for line, (title, rows) in zip(cells, shown.items(), strict=True):
+    for line, (title, shown_rows) in zip(cells, shown.items(), strict=True):
         line[0].set_title(title, fontsize=8, loc="left")
-        for axes, row in zip(line, rows, strict=True):
-            axes.imshow(row.reshape(side, side), cmap="gray_r")
+        for axes, row in zip(line, shown_rows, strict=True):
+            axes.imshow(row.reshape(side, side), cmap=grey, vmin=low, vmax=high)
     for axes in (*grid.flat, *cells.flat):
         axes.set_axis_off()
     return [

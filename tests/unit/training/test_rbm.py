@@ -14,6 +14,7 @@ from training.options import parse
 from training.pipeline import Source
 from training.pipelines import find
 from training.pipelines.rbm import pseudo_likelihood
+from training.runner import judge
 
 import_keras(0, deterministic=False)
 
@@ -170,10 +171,7 @@ def test_the_report_s_figures_stand_beside_scikit_learn_s(fitted: Callable[..., 
     pipeline: Any = find("rbm")
     options = parse(pipeline.options, ["epochs=8", "deterministic=false"])
     run = fitted(pipeline, options)
-    test = pipeline.equip(run.serving, run.train, run.test, options)
-    outputs = {"hidden": np.asarray(run.serving.model(run.test.inputs)["hidden"])}
-    metrics = pipeline.evaluate(outputs, test, options)
-    metrics |= pipeline.examine(run.trained, test, options)
+    test, outputs, metrics = judge(pipeline, run.trained, run.test, options)
     baseline = pipeline.baseline(run.train, test, options)
     assert set(metrics) == set(baseline.metrics) == {"accuracy", "pseudo_likelihood", "impute_error"}
     assert metrics["accuracy"] >= baseline.metrics["accuracy"]

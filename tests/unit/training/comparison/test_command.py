@@ -17,6 +17,8 @@ from services.errors import CornetError, DataError, FailedPrecondition, InvalidA
 from services.manifest import Manifest
 from training.comparison.candidates import select
 from training.comparison.command import compare
+from training.comparison.judge import judge
+from training.comparison.measure import measure
 from training.comparison.rows import rows_for
 from training.options import parse
 from training.pipeline import Source
@@ -210,17 +212,24 @@ def test_versions_whose_weights_file_is_gone_are_compared_all_the_same(trained: 
     assert [each.pipeline.family for each in select(tmp_path, ["first", "second"])] == ["vgg16", "vgg16"]
 
 
-def test_a_family_that_is_not_judged_by_its_answers_alone_is_refused(trained: Trained, tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        version = tmp_path / name / "1"
-        shutil.copytree(trained.repository / "signs" / "1", version)
-        manifest = Manifest.read(version)
-        provenance = replace(manifest.provenance, options={})
-        replace(manifest, family="rbm", task="tabular_features", provenance=provenance).write(version)
-    with pytest.raises(
-        FailedPrecondition, match=r"first/1: expected a family whose served answers.*Received: rbm, judged by"
-    ):
-        select(tmp_path, ["first", "second"])
+def test_a_family_whose_features_are_judged_by_a_model_of_them_has_it_fitted_on_the_rows_of_training(
+    trained: Trained, tmp_path: Path
+) -> None:
+    pipeline = find("rbm")
+    for hidden in (2, 8):
+        options = parse(pipeline.options, [f"hidden={hidden}", "epochs=2", "levels=4"])
+        job = Job(pipeline, options, Source(trained.table, "kind"), f"rbm-{hidden}", tmp_path, tmp_path / "runs")
+        train(job, Console(file=io.StringIO()))
+    candidates = select(tmp_path, ["rbm-2", "rbm-8"])
+    rows = rows_for(candidates, trained.table, None)
+    measured = measure(candidates, rows.examples, 0)
+    found = judge(candidates, [each.outputs for each in measured], rows.examples)
+    assert (found.metric, found.resamples) == ("accuracy", 1000)
+    for candidate, metrics in zip(candidates, found.metrics, strict=True):
+        known = candidate.manifest.metrics
+        assert metrics == pytest.approx({name: known[name] for name in ("accuracy", "impute_error")}, abs=1e-4)
+    with pytest.raises(FailedPrecondition, match=r"for tabular_features features are judged by a model that is fitted"):
+        rows_for(candidates, write_table(tmp_path / "fresh.csv", seed=1), None)
 
 
 @pytest.mark.parametrize(
