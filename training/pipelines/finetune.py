@@ -14,7 +14,7 @@ from training.backbones import Backbone, check_size, find_backbone
 from training.datasets.images import Images, image_shape
 from training.evaluation import balanced_weights
 from training.optimization import GradientOptions, ScheduleName, optimizer
-from training.options import Bounds
+from training.options import Bounds, Search
 from training.pictures import PictureClassifier, augmentation, signature
 from training.pipeline import Examples, ServingModel, Stage, show_rows
 from training.pretrained import RANDOM, base_weights, check_unfreeze, load_backbone, settle, unfreeze
@@ -43,11 +43,11 @@ class Options(GradientOptions):
     """A network of keras.applications, such as vgg16, resnet50, mobilenetv2 or convnext-tiny; an unknown one lists all."""
     weights: str = "imagenet"
     """imagenet (downloaded by Keras), the path of a .weights.h5, .h5 or .keras file or a version, or random (no transfer)."""
-    unfreeze: Annotated[int, Bounds(0)] = 4
+    unfreeze: Annotated[int, Bounds(0), Search(0, 12)] = 4
     """Layers with a kernel, from the backbone's end, that learn in the second stage; 0: no second stage."""
     fine_epochs: Annotated[int, Bounds(1)] = 20
     """Most epochs of the second stage."""
-    fine_rate: Annotated[float, Bounds(0, open_low=True)] = 0.1
+    fine_rate: Annotated[float, Bounds(0, open_low=True), Search(0.03, 1, log=True)] = 0.1
     """What the learning rate is multiplied by in the second stage."""
     augment: Literal["always", "second", "never"] = "second"
     """Stages in which pictures are shifted, turned and zoomed; where the first is none, its frozen backbone runs once."""
@@ -57,7 +57,7 @@ class Options(GradientOptions):
     """Weight of a picture in the loss: equal, or by how rare its class is, so that every class weighs the same in sum."""
     dense: Annotated[tuple[int, ...], Bounds(1)] = ()
     """Units of hidden layers between the backbone and the softmax."""
-    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.2
+    dropout: Annotated[float, Bounds(0, 1, open_high=True), Search(0, 0.5)] = 0.2
     """Share of the head's inputs dropped while training, before each of its layers."""
     pooling: Literal["avg", "max"] = "avg"
     """How the last feature map becomes one vector."""

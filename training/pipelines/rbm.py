@@ -12,7 +12,7 @@ from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.datasets.tables import Table, bundled, load_table
 from training.evaluation import new_figure
 from training.optimization import OptimizerName, ScheduleName, answer_itself, optimizer
-from training.options import Bounds
+from training.options import Bounds, Search
 from training.pipeline import (
     Arrays,
     Ask,
@@ -47,15 +47,15 @@ class Options(TableOptions):
 
     epochs: Annotated[int, Bounds(1)] = 60
     """Most epochs to train; early stopping may end sooner."""
-    learning_rate: Annotated[float, Bounds(0, open_low=True)] = 0.3
+    learning_rate: Annotated[float, Bounds(0, open_low=True), Search(0.03, 1, log=True)] = 0.3
     """Step size of gradient descent."""
-    batch_size: Annotated[int, Bounds(1)] = 10
+    batch_size: Annotated[int, Bounds(1), Search(5, 50, log=True)] = 10
     """Rows per gradient step, and the number of persistent chains."""
     patience: Annotated[int, Bounds(1)] = 15
     """Epochs without a better validation pseudo-likelihood before training stops; the best weights are kept."""
-    hidden: Annotated[int, Bounds(1)] = 64
+    hidden: Annotated[int, Bounds(1), Search(16, 256, log=True)] = 64
     """Hidden units: the features that a row is turned into."""
-    steps: Annotated[int, Bounds(1, 100)] = 1
+    steps: Annotated[int, Bounds(1, 100), Search(1, 5)] = 1
     """Gibbs steps to the samples that a row is contrasted with: the k of CD-k."""
     persistent: bool = True
     """Take the samples' steps from where they ended before (persistent CD), and not from the data."""

@@ -14,7 +14,7 @@ from services.processing.text import PADDING_ID, UNKNOWN_ID
 from services.tensors import BY_NAME, DYNAMIC, Signature, TensorSpec
 from training.evaluation import confusion_plot
 from training.optimization import GradientOptions, ScheduleName, optimizer
-from training.options import Bounds
+from training.options import Bounds, Search
 from training.pipeline import (
     Arrays,
     Baseline,
@@ -50,7 +50,7 @@ class Options(GradientOptions):
     """Most epochs to train, each of which shows every picture under all of its wordings."""
     batch_size: Annotated[int, Bounds(1)] = 64
     """Rows per gradient step."""
-    learning_rate: Annotated[float, Bounds(0, open_low=True)] = 3e-3
+    learning_rate: Annotated[float, Bounds(0, open_low=True), Search(5e-4, 1e-2, log=True)] = 3e-3
     """Step size, after the warm-up and before it falls."""
     schedule: ScheduleName = "cosine"
     """Learning rate over the epochs: constant, falling to 0 along a cosine, falling in steps, or when validation stays."""
@@ -66,11 +66,11 @@ class Options(GradientOptions):
     """Attention heads of each block; a divisor of the width."""
     text_blocks: Annotated[int, Bounds(1)] = 1
     """Encoder blocks over the prompt's words."""
-    blocks: Annotated[int, Bounds(1)] = 2
+    blocks: Annotated[int, Bounds(1), Search(1, 3)] = 2
     """Decoder blocks over the pixels."""
     feed_forward: Annotated[int, Bounds(1)] = 128
     """Units of each block's feed-forward layer."""
-    dropout: Annotated[float, Bounds(0, 1, open_high=True)] = 0.1
+    dropout: Annotated[float, Bounds(0, 1, open_high=True), Search(0, 0.3)] = 0.1
     """Share of activations dropped while training."""
     wordings: Annotated[int, Bounds(1)] = 8
     """Prompts per training picture; each is a row of its own."""
