@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _ERRORS = ("rmse", "mae", "mse", "mape", "loss", "error", "alarm", "bits")
 _LARGEST_SVG_BYTES = 400_000
+_WIDE = 10.0
+"""Losses that are further apart than this factor are drawn on a logarithmic scale: its ticks are read badly on less."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ def loss_plot(history: Sequence[Mapping[str, float]], starts: Sequence[int] = ()
     axes.axvline(best, color="grey", linewidth=1, linestyle="--", label=f"kept: epoch {best}")
     for stage, start in enumerate(starts, start=2):
         axes.axvline(start + 0.5, color="black", linewidth=1, label=f"stage {stage} begins")
-    if min(min(entry["loss"], entry["val_loss"]) for entry in history) > 0:
+    losses = [entry[name] for entry in history for name in ("loss", "val_loss")]
+    if 0 < _WIDE * min(losses) < max(losses):
         axes.set_yscale("log")
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")

@@ -299,10 +299,10 @@ def _usual_row(train: Examples) -> np.ndarray:
 
 def _activity_plot(hidden: np.ndarray) -> Plot:
     figure, axes = new_figure(width=5.6, height=4.6)
-    axes.hist(hidden.mean(axis=0), bins=np.linspace(0, 1, 21))
-    axes.set_xlabel("mean activation on held-out rows")
+    axes.hist(hidden.std(axis=0), bins=np.linspace(0, 0.5, 21))
+    axes.set_xlabel("spread of the activation over held-out rows (0.5: on in one half, off in the other)")
     axes.set_ylabel("hidden units")
-    return Plot("Hidden units", "Units at 0 or 1 say the same of every row: fewer would do, or more training.", figure)
+    return Plot("Hidden units", "Units at 0 say the same of every row: fewer would do, or more training.", figure)
 
 
 def _impute_plot(rows: np.ndarray, test: Examples) -> Plot:
@@ -360,7 +360,7 @@ def _picture_plots(rows: np.ndarray, serving: ServingModel, test: Examples) -> l
     return [
         Plot(
             "What hidden units look at",
-            "Weights by pixel of the strongest units: strokes and edges, not noise.",
+            "Weights by pixel of the strongest units; ink turns them on where red, off where blue. Edges, not noise.",
             filters,
         ),
         Plot("Held-out pictures", "A completed picture should be the one given.", pictures),

@@ -14,7 +14,7 @@ from training.evaluation import new_figure
 from training.exporter import Exported
 from training.pipeline import Baseline, Plot
 from training.pipelines import find
-from training.report import RunReport, image, is_error, metric_rows, number, print_metrics, write_report
+from training.report import RunReport, image, is_error, loss_plot, metric_rows, number, print_metrics, write_report
 
 SIGNATURE = Signature(
     (TensorSpec("features", BY_NAME["float32"], (-1, 2)),), (TensorSpec("prediction", BY_NAME["float32"], (-1, 1)),)
@@ -83,6 +83,12 @@ def test_the_report_shows_the_run_and_needs_nothing_else(tmp_path: Path) -> None
         assert text in html
     assert "Random base weights" not in html
     assert not re.search(r"<script|<link|(src|href)=\"(?!data:)", html)
+
+
+@pytest.mark.parametrize(("losses", "scale"), [((25.0, 17.8), "linear"), ((2.0, 0.01), "log"), ((2.0, -0.5), "linear")])
+def test_losses_have_a_logarithmic_scale_where_they_are_far_apart(losses: tuple[float, ...], scale: str) -> None:
+    plot = loss_plot([{"loss": loss, "val_loss": loss} for loss in losses])
+    assert plot.figure.axes[0].get_yscale() == scale
 
 
 def test_random_base_weights_are_marked(tmp_path: Path) -> None:
