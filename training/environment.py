@@ -33,6 +33,8 @@ def import_keras(seed: int, *, deterministic: bool) -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+    # It warns of functions that are traced again and again, as those of every trial's new model are.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
