@@ -148,11 +148,14 @@ class Rbm(TabularPipeline[Options]):
         features, values = keras.Input((count,), name="features"), keras.Input((count,), name="values")
         mask = keras.Input((count,), dtype="bool", name="mask")
         visible, decode = encoding(features), VisibleDecoding(encoding)
-        known = keras.ops.logical_and(mask, keras.ops.logical_not(keras.ops.isnan(values)))
+        nan, infinite = keras.ops.isnan(values), keras.ops.isinf(values)
+        known = keras.ops.logical_and(mask, keras.ops.logical_not(keras.ops.logical_or(nan, infinite)))
+        # Where it is not told of them by the condition itself, tf2onnx selects by products, and 0 times these is no number.
+        numbers = keras.ops.where(infinite, 0.0, keras.ops.where(nan, 0.0, values))
         units = Completion(machine, mean, options.impute_steps)(
-            encoding(values), keras.ops.take(known, encoding.owner, axis=1)
+            encoding(numbers), keras.ops.take(known, encoding.owner, axis=1)
         )
-        rows = keras.ops.where(known, values, decode(units))
+        rows = keras.ops.where(known, numbers, decode(units))
         hidden = keras.Model({"features": features}, {"hidden": HiddenUnits(machine)(visible)}, name="hidden")
         rebuilt = {"reconstruction": decode(Reconstruction(machine)(visible))}
         encode = Endpoint(hidden, signature(count, _spec("hidden", options.hidden)))

@@ -166,6 +166,24 @@ def test_hidden_is_another_name_of_the_default_and_its_file(exported: Callable[[
     assert manifest.onnx_files == {"reconstruct": "model-reconstruct.onnx", "impute": "model-impute.onnx"}
 
 
+@pytest.mark.parametrize("strange", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_filled_in_whatever_the_mask_says_in_both_formats(
+    exported: Callable[[str], Any], strange: float
+) -> None:
+    published = exported("rbm")
+    values = published.rows["features"][:2].copy()
+    mask = np.ones(values.shape, bool)
+    mask[1, :20] = False
+    unknown = mask.copy()
+    unknown[0, 5] = False
+    asked = values.copy()
+    asked[0, 5] = asked[1, 5] = strange  # said to be known in one row, and not in the other
+    for backend in published.backends.values():
+        (want,) = backend.run("impute", {"values": values, "mask": unknown}, ()).values()
+        (got,) = backend.run("impute", {"values": asked, "mask": mask}, ()).values()
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 def test_the_report_s_figures_stand_beside_scikit_learn_s(fitted: Callable[..., Any]) -> None:
     """Digits, a few epochs: the features and the likelihood are no worse than those of as many units and epochs there."""
     pipeline: Any = find("rbm")
