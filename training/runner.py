@@ -24,7 +24,6 @@ from training.pipeline import (
     Examples,
     Loaded,
     Pipeline,
-    ServingModel,
     Source,
     Trained,
 )
