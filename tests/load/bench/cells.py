@@ -29,6 +29,8 @@ LARGE_CONCURRENCY = 8
 LONGER = 3
 """How many times as long a round takes whose latencies are judged, or whose runs take seconds."""
 
+_ECHOES = ("echo-native", "echo-nghttpd", "echo-aio", "echo-threads")
+
 WORKER_LOAD = {**dict.fromkeys((*SMALL, *MIDDLE), 64), **dict.fromkeys(LARGE, LARGE_CONCURRENCY)}
 """Models and requests at once where one worker is compared with two."""
 
@@ -56,8 +58,13 @@ class Cell:
         return LONGER * usual if self.is_large or self in SPREAD else usual
 
 
-SPREAD = (Cell("cornet", OIP_GRPC, "mlp", H2LOAD, 64), Cell("echo-native", ECHO_GRPC, "mlp", H2LOAD, 64))
-"""Where it counts how far the slow requests are from the others: the MLP, and a bare echo as the measure of the rig."""
+SPREAD = (
+    Cell("cornet", OIP_GRPC, "mlp", H2LOAD, 64),
+    Cell("echo-native", ECHO_GRPC, "mlp", H2LOAD, 64),
+    Cell("echo-nghttpd", ECHO_GRPC, "mlp", H2LOAD, 64),
+)
+"""Where it counts how far the slow requests are from the others: the MLP, and as measures of the rig two servers without a
+model, one on the same transport and one in C++."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ def judged_cells(families: Sequence[str]) -> list[Cell]:
 
 def usual_cells(families: Sequence[str]) -> list[Cell]:
     """The judged cells, and what they are seen against: bare echoes, the library alone, grpcio, the other protocols."""
-    cells = [_cell(server, ECHO_GRPC, "mlp", 64) for server in ("echo-native", "echo-aio", "echo-threads")]
+    cells = [_cell(server, ECHO_GRPC, "mlp", 64) for server in _ECHOES]
     cells += [_cell("echo-asgi", ECHO_HTTP, "mlp", 64)]
     cells += [_cell(LIBRARY, IN_PROCESS, model, rows) for model in (*SMALL, *MIDDLE) for rows in (1, 64)]
     cells += [_cell(server, OIP_GRPC, model, 64) for model in SMALL for server in ("cornet-grpcio", "threads")]
@@ -182,7 +189,7 @@ def all_cells(families: Sequence[str]) -> list[Cell]:
     cells += [_cell("cornet", TFS_REST, model, count) for model, count in combine(SMALL, (1, 8, 64))]
     cells += [_cell(server, OIP_GRPC, model, 64) for model, server in combine(MIDDLE, servers)]
     cells += [_cell(server, OIP_GRPC, LARGE[0], LARGE_CONCURRENCY) for server in servers]
-    cells += [_cell(server, ECHO_GRPC, "mlp", 64) for server in ("echo-native", "echo-aio", "echo-threads")]
+    cells += [_cell(server, ECHO_GRPC, "mlp", 64) for server in _ECHOES]
     cells += [_cell("echo-asgi", ECHO_HTTP, "mlp", 64)]
     cells += [_cell(LIBRARY, IN_PROCESS, model, rows) for model, rows in combine((*SMALL, *MIDDLE), (1, 64))]
     real = combine((VARIED, PERF_ANALYZER, OFFICIAL), ("cornet", "cornet-grpcio", "triton"))

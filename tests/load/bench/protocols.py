@@ -56,10 +56,15 @@ def build(protocol: str, model: Model, rows: np.ndarray, *, plain_typed: bool = 
     if protocol == TYPED:
         return _typed(model, rows, plain=plain_typed)
     if protocol == ECHO_GRPC:
-        return Request(protocol, OIP_METHOD, bytes(_ECHO_BYTES))
+        return build_echo()
     if protocol == ECHO_HTTP:
         return Request(protocol, "/echo", bytes(_ECHO_BYTES), {"content-type": _BYTES})
     raise ValueError(f"Expected one of {', '.join(PROTOCOLS)}. Received: {protocol}")
+
+
+def build_echo() -> Request:
+    """What the bare echoes are asked over gRPC."""
+    return Request(ECHO_GRPC, OIP_METHOD, bytes(_ECHO_BYTES))
 
 
 def problem(request: Request, model: Model, answer: bytes, expected: Mapping[str, np.ndarray]) -> str | None:

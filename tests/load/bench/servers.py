@@ -21,6 +21,7 @@ from tests.load.bench.protocols import (
     TYPED,
     V2_BINARY,
     V2_JSON,
+    build_echo,
 )
 
 SCRIPTS = Path(__file__).parent / "peers"
@@ -58,8 +59,8 @@ class Server:
     """One server of the comparison.
 
     `launch(place, models, http, grpc)` prepares and describes its start on the two ports; `peer` names the environment it
-    needs in the folder of peers, `option` one of `cornet serve` that it needs, `plain_typed` says that its endpoints take
-    arrays at `/<model>` instead of records.
+    needs in the folder of peers, `option` one of `cornet serve` that it needs, `program` one of the system's, with the Debian
+    package that has it; `plain_typed` says that its endpoints take arrays at `/<model>` instead of records.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Server:
     launch: Callable[[Place, Mapping[str, Model], int, int], Launch]
     peer: str = ""
     option: str = ""
+    program: tuple[str, str] | None = None
     plain_typed: bool = False
     about: str = ""
 
@@ -76,6 +78,8 @@ class Server:
             return f"{self.peer} is not installed: make bench-peers"
         if self.option and self.option not in cornet_options():
             return f"this cornet has no {self.option}"
+        if self.program and not shutil.which(self.program[0]):
+            return f"{self.program[0]} is not installed: apt-get install {self.program[1]}"
         return None
 
 
@@ -130,6 +134,17 @@ def _bento(batchable: str) -> Callable[[Place, Mapping[str, Model], int, int], L
         return Launch(command, {**environment, "BENCH_MODELS": str(place.description)})
 
     return launch
+
+
+def _nghttpd(place: Place, models: Mapping[str, Model], http: int, grpc: int) -> Launch:
+    """A file with the bytes of the echo's answer, and gRPC's status in trailers: for this one request it is an echo."""
+    request = build_echo()
+    file = _fresh(place.folder / "nghttpd") / request.path.removeprefix("/")
+    file.parent.mkdir()
+    file.write_bytes(b"\0" + len(request.body).to_bytes(4, "big") + request.body)
+    folder = str(place.folder / "nghttpd")
+    how = ("--no-tls", "--workers=1", "--address=127.0.0.1", f"--htdocs={folder}", "--trailer=grpc-status: 0")
+    return Launch(["nghttpd", *how, str(grpc)])
 
 
 def _mlserver(place: Place, models: Mapping[str, Model], http: int, grpc: int) -> Launch:
@@ -218,6 +233,7 @@ def _fresh(folder: Path) -> Path:
 
 
 _TRANSPORT = "--grpc-transport"
+_NGHTTPD = ("nghttpd", "nghttp2-server")
 
 SERVERS = {
     server.name: server
@@ -241,6 +257,9 @@ SERVERS = {
         Server("bento", (TYPED,), _bento("0"), peer="bento", plain_typed=True, about="BentoML alone"),
         Server("bento-batch", (TYPED,), _bento("1"), peer="bento", plain_typed=True, about="BentoML alone, batchable"),
         Server("echo-native", (ECHO_GRPC,), _script("echo_native.py"), option=_TRANSPORT, about="bytes back, our gRPC"),
+        Server(
+            "echo-nghttpd", (ECHO_GRPC,), _nghttpd, program=_NGHTTPD, about="the same bytes, a file of nghttpd (C++)"
+        ),
         Server("echo-aio", (ECHO_GRPC,), _script("lean_grpc.py", "echo-aio"), about="bytes back, grpc.aio"),
         Server("echo-threads", (ECHO_GRPC,), _script("lean_grpc.py", "echo-threads"), about="bytes back, grpcio"),
         Server("echo-asgi", (ECHO_HTTP,), _script("echo_asgi.py"), about="bytes back, ASGI on uvicorn"),

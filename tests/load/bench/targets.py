@@ -150,12 +150,13 @@ def _real_clients(results: Results) -> list[Verdict]:
 
 
 def _latency(results: Results, extras: Extras) -> list[Verdict]:
-    served, echoed = (median(map(spread, results.samples.get(cell, ()))) for cell in SPREAD)
+    served, echoed, foreign = (median(map(spread, results.samples.get(cell, ()))) for cell in SPREAD)
     swapping = median(swap / quiet for swap, quiet in zip(extras.swap_p99_ms, extras.quiet_p99_ms, strict=False))
     failed = math.nan if extras.swap_errors is None else float(extras.swap_errors)
     return [
         Verdict("gRPC ModelInfer, mlp, 64: p99 over p50", 2.0, False, served),
-        Verdict("the same of a bare echo, which is the rig's own", math.nan, False, echoed),
+        Verdict("the same of a bare echo on its transport", math.nan, False, echoed),
+        Verdict("the same of nghttpd, a server in C++: the rig's own", math.nan, False, foreign),
         Verdict("while versions load and swap: p99 over the quiet p99", 3.0, False, swapping),
         Verdict("while versions load and swap: failed requests", 0.0, False, failed, ""),
     ]
@@ -202,6 +203,7 @@ def _for_orientation(results: Results) -> list[Verdict]:
         ours = results.find("cornet", OIP_GRPC, model, 64)
         for name, theirs in (
             ("a bare echo's, own transport", results.find("echo-native", ECHO_GRPC, "mlp", 64)),
+            ("nghttpd's, in C++ without a model", results.find("echo-nghttpd", ECHO_GRPC, "mlp", 64)),
             ("cornet's on grpcio", results.find("cornet-grpcio", OIP_GRPC, model, 64)),
             ("onnxruntime's in process, one row a run", results.find(LIBRARY, IN_PROCESS, model, 1)),
             ("onnxruntime's in process, 64 rows a run", results.find(LIBRARY, IN_PROCESS, model, 64)),
