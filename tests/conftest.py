@@ -1,7 +1,6 @@
 """What all tests share: a quiet TensorFlow, where the real data lies, and every family, exported once for a whole run."""
 
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,13 +101,10 @@ def fit(pipeline: Pipeline, options: CommonOptions, source: Source | None = None
     )
     import_keras(options.seed, deterministic=False)
     model = pipeline.build(train, processor, options)
-    with warnings.catch_warnings():
-        # Keras's own callbacks use a NumPy protocol that NumPy 2 has deprecated.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        for index, stage in enumerate(pipeline.stages(options)):
-            if index:
-                pipeline.begin(model, train, stage.options)
-            pipeline.fit(model, train, validation, stage.options, [])
+    for index, stage in enumerate(pipeline.stages(options)):
+        if index:
+            pipeline.begin(model, train, stage.options)
+        pipeline.fit(model, train, validation, stage.options, [])
     serving = pipeline.serving_model(model, train, validation, processor, options)
     return Fitted(model, loaded, processor, train, validation, test, serving)
 

@@ -16,9 +16,6 @@ from training.pipeline import Examples, ServingModel, Source
 from training.pipelines.cnn import PIPELINE, Options
 from training.runner import predict
 
-# Keras turns TensorFlow variables into arrays by a protocol that numpy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 RANDOM = np.random.default_rng(0)
 
 

@@ -23,9 +23,6 @@ from training.pipeline import Source
 from training.pipelines import find
 from training.runner import Job, Outcome, train
 
-# Keras reads the learning rate in a way that numpy warns about.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,9 +14,6 @@ from training.options import parse
 from training.pipeline import Source
 from training.pipelines import find
 
-# Keras reads the learning rate in a way that numpy warns about.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 def valley(rates: np.ndarray) -> np.ndarray:
     """A loss that is lowest at 0.01, and rises alike on both sides of it."""

@@ -21,9 +21,6 @@ from training.pipeline import ServingModel, Source
 from training.pipelines.lstm import PIPELINE, Options
 from training.runner import predict
 
-# Keras turns TensorFlow variables into arrays by a protocol that numpy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 def options(*settings: str) -> Options:
     return parse(Options, ["window=6", "horizon=3", "units=4", *settings])
@@ -132,6 +129,7 @@ def test_every_cell_exports_without_a_loop_and_answers_the_same(
     backend.close()
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras's saving
 def test_the_fused_gru_is_keras_gru_under_the_same_weights(tmp_path: Path) -> None:
     import_keras(0, deterministic=False)
     import keras

@@ -15,9 +15,6 @@ from training.options import parse
 from training.pipelines import find
 from training.schedules import Warmup, stays
 
-# Keras reads the learning rate in a way that numpy warns about.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 ROWS = 40
 
 
@@ -98,6 +95,7 @@ def test_a_loss_stays_when_it_gains_nothing_for_so_many_epochs(losses: list[floa
     assert stays(losses, patience=2) is expected
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras's own plateau
 def test_the_plateau_takes_the_very_steps_of_keras() -> None:
     random = np.random.default_rng(0)
     losses = (1 + random.random(40).cumsum() % 3 * 0.1).tolist()

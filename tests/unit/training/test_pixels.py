@@ -8,9 +8,6 @@ import tensorflow as tf
 
 from training.layers.pixels import COLDEST, Anchor, PixelDecoder, choose
 
-# Keras turns TensorFlow variables into arrays by a protocol that numpy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 SIDE, LEVELS, WIDTH = 3, 4, 8
 PIXELS = SIDE * SIDE
 

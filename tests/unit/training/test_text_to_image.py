@@ -15,9 +15,6 @@ from training.runner import predict
 from training.text_image.drawings import PIXELS, SIDE, to_levels
 from training.text_image.exercises import Exercises
 
-# Keras turns TensorFlow variables into arrays by a protocol that numpy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 SETTINGS = (
     *("epochs=10", "wordings=8", "batch_size=32", "learning_rate=0.01", "judge_epochs=20", "temperature=0.3"),
     *("width=16", "heads=2", "feed_forward=16", "blocks=1", "dropout=0"),

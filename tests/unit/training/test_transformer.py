@@ -20,9 +20,6 @@ from training.pipelines import lstm
 from training.pipelines.transformer import PIPELINE, Options
 from training.runner import predict
 
-# Keras turns TensorFlow variables into arrays by a protocol that numpy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 WORDS = ("free", "entry", "win", "prize", "hello", "lunch", "home", "soon")
 
 
@@ -128,6 +125,7 @@ def test_batch_and_length_are_free_in_the_onnx_file(variant: ServingModel, tmp_p
     backend.close()
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras's saving
 def test_a_model_of_our_layers_is_saved_and_loaded(tmp_path: Path) -> None:
     serving, rows = serving_of(options())
     import keras

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from services.engine.backend import BackendOptions, OnnxBackend
 from training.environment import import_keras
@@ -15,9 +14,6 @@ from training.options import parse
 from training.pipeline import Source
 from training.pipelines.transformer import PIPELINE, Options
 from training.runner import predict
-
-# Keras turns TensorFlow variables into arrays by a protocol that numpy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SMALL = ["task=forecasting", "window=12", "width=16", "heads=2", "feed_forward=16", "blocks=1", "learning_rate=0.003"]
 

@@ -12,9 +12,6 @@ from training.runner import Interrupted
 from training.runs import Identity, Run
 from training.tuning.command import register
 
-# Keras reads the learning rate in a way that numpy warns about.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 def test_an_interrupted_training_after_the_search_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

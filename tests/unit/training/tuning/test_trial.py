@@ -9,9 +9,6 @@ from training.pipeline import Source
 from training.pipelines import find
 from training.tuning.trial import LOSS, run_trial
 
-# Keras reads the learning rate in a way that numpy warns about.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 @pytest.mark.parametrize(
     ("family", "settings", "figures"),
