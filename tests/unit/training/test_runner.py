@@ -127,6 +127,22 @@ def test_an_interrupted_run_continues_from_its_last_epoch(job: Job, interrupt_af
         run(replace(job, resume=True))
 
 
+def test_ctrl_c_after_fitting_says_how_to_go_on_and_nothing_is_fitted_again(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    job = replace(job, name="judged")
+    with monkeypatch.context() as patched:
+        patched.setattr("training.runner.judge", stop)
+        with pytest.raises(Interrupted, match="Interrupted; --resume continues"):
+            run(job)
+    outcome, printed = run(replace(job, resume=True))
+    assert "trained 0 epochs" in printed
+    assert len(outcome.history) == 4
+
+
 def test_a_damaged_checkpoint_is_named(job: Job, interrupt_after: Callable[[int], None]) -> None:
     job = replace(job, name="damaged")
     interrupt_after(1)
