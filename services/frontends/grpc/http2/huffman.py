@@ -4,7 +4,7 @@ The code itself is the `hpack` package's table. A state is a node of its tree; w
 when it first happens and kept: 256 states and 256 bytes bound what is kept.
 """
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 
@@ -18,29 +18,28 @@ class HuffmanError(ValueError):
     """Not a string of the code: the end symbol inside, or padding that is too long or not of ones."""
 
 
-class _State(dict[int, "tuple[_State, bytes] | None"]):
-    """What each byte leads to from one node: the next state and the bytes it completes; None where it is an error."""
+class _State(NamedTuple):
+    """A node of the tree. `steps` has for each byte the next state and the bytes that it completes, None for what did not
+    happen yet; `may_end` says whether a string may end here.
+    """
 
-    __slots__ = ("may_end", "node")
+    node: _Node
+    steps: "list[tuple[_State, bytes] | None]"
+    may_end: bool
 
-    def __init__(self, node: _Node) -> None:
-        super().__init__()
-        self.node = node
-        self.may_end = False
-
-    def __missing__(self, byte: int) -> "tuple[_State, bytes] | None":
+    def step(self, byte: int) -> "tuple[_State, bytes]":
+        """What a byte leads to; it is kept. Raises HuffmanError for the end symbol."""
         node, emitted = self.node, bytearray()
         for shift in range(7, -1, -1):
             child = node[byte >> shift & 1]
             if isinstance(child, list):
                 node = child
             elif child is None or child == _EOS:
-                self[byte] = None
-                return None
+                raise HuffmanError("the end-of-string symbol is in the string")
             else:
                 emitted.append(child)
                 node = _ROOT.node
-        step = self[byte] = (_state(node), bytes(emitted))
+        step = self.steps[byte] = (_state(node), bytes(emitted))
         return step
 
 
@@ -48,10 +47,7 @@ def decode(data: bytes) -> bytes:
     """The string that `data` encodes. Raises HuffmanError."""
     state, parts = _ROOT, []
     for byte in data:
-        step = state[byte]
-        if step is None:
-            raise HuffmanError("the end-of-string symbol is in the string")
-        state, emitted = step
+        state, emitted = state[1][byte] or state.step(byte)
         parts.append(emitted)
     if not state.may_end:
         raise HuffmanError("the padding is not the beginning of the end-of-string symbol")
@@ -75,24 +71,23 @@ def _tree() -> _Node:
 def _state(node: _Node) -> _State:
     state = _STATES.get(id(node))
     if state is None:
-        state = _STATES[id(node)] = _State(node)
+        state = _STATES[id(node)] = _State(node, [None] * 256, id(node) in _MAY_END)
     return state
 
 
-_ROOT = _State(_tree())
-_STATES: dict[int, _State] = {id(_ROOT.node): _ROOT}
-
-
-def _allow_padding() -> None:
-    """A string may end at the root, or after up to seven ones from there, as the end symbol begins."""
-    node = _ROOT.node
-    _ROOT.may_end = True
+def _ends(root: _Node) -> frozenset[int]:
+    """The nodes a string may end at: the root, and those up to seven ones from there, as the end symbol begins."""
+    ends, node = [root], root
     for _ in range(_MAX_PADDING_BITS):
         child = node[1]
         if not isinstance(child, list):
             raise TypeError("every symbol of HPACK's code that is all ones is longer than the padding")
         node = child
-        _state(node).may_end = True
+        ends.append(node)
+    return frozenset(map(id, ends))
 
 
-_allow_padding()
+_TREE = _tree()
+_MAY_END = _ends(_TREE)
+_STATES: dict[int, _State] = {}
+_ROOT = _state(_TREE)
