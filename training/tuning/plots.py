@@ -79,7 +79,7 @@ def _slice(place: Any, axis: Axis, done: Sequence[Trial], best: Trial) -> None:
         if axis.search.log:
             ticks = [low, float(np.sqrt(low * high)), high]
             place.set_xscale("log")
-            place.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            place.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
             place.minorticks_off()
     figures = [trial.value or 0.0 for trial in done]
     place.scatter(

@@ -263,7 +263,8 @@ class TypedCalls:
 def check(endpoint: Endpoint, call: Call) -> None:
     """Raises InvalidArgument where a member is not of its kind: a client sent it, so its type is only a hope."""
     if not isinstance(call.records, list) or not call.records:
-        received = "an empty list" if call.records == [] else type(call.records).__name__
+        kind = type(call.records).__name__
+        received = {"list": "an empty list", "NoneType": "none"}.get(kind, kind)
         raise InvalidArgument(f"{endpoint.either}: expected a list of at least one. Received: {received}.")
     if call.model is not None and (not isinstance(call.model, str) or not call.model):
         raise InvalidArgument(f"model: expected a name. Received: {call.model!r:.80}.")

@@ -284,6 +284,7 @@ def test_gzip_both_ways(serve: Any) -> None:
         ("/regress", {"content": b'{"records": [[NaN, 1]]}'}, 400, "JSON has no NaN"),
         ("/regress", {"content": b"[1]"}, 400, "Received: list"),
         ("/regress", {"json": {}}, 400, "records: expected a list of at least one. Received: none"),
+        ("/regress", {"json": {"records": None}}, 400, "records: expected a list of at least one. Received: none"),
         ("/regress", {"json": {"records": []}}, 400, "records: expected a list of at least one. Received: an empty list"),
         ("/regress", {"json": {"records": "x"}}, 400, "Received: str"),
         ("/regress", {"json": {"records": [POINT], "recrods": 1}}, 400, "Received: 'recrods'"),
