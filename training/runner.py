@@ -24,6 +24,7 @@ from training.pipeline import (
     Examples,
     Loaded,
     Pipeline,
+    ServingModel,
     Source,
     Trained,
 )
@@ -224,19 +225,23 @@ def judge(
 
     The outputs are those of `serving_default`, and of the signatures that the family asks further questions.
     """
-    rows = max(trained.serving.batching.max_batch_rows, 1)
 
     def ask(inputs: Arrays, signature: str = DEFAULT_SIGNATURE) -> dict[str, np.ndarray]:
-        answers: dict[str, np.ndarray] = trained.serving.endpoints[signature].model.predict(
-            dict(inputs), batch_size=rows, verbose=0
-        )
-        return answers
+        return predict(trained.serving, inputs, signature)
 
     part = pipeline.equip(ask, trained.train, part, options)
     outputs = ask(part.serving_inputs)
     for signature, inputs in pipeline.questions(part).items():
         outputs |= ask(inputs, signature)
     return part, outputs, pipeline.evaluate(outputs, part, options) | pipeline.examine(trained, part, options)
+
+
+def predict(serving: ServingModel, inputs: Arrays, signature: str = DEFAULT_SIGNATURE) -> dict[str, np.ndarray]:
+    """The named outputs of a signature of the serving model for all rows, computed in batches."""
+    outputs: dict[str, np.ndarray] = serving.endpoints[signature].model.predict(
+        dict(inputs), batch_size=max(serving.batching.max_batch_rows, 1), verbose=0
+    )
+    return outputs
 
 
 def _fit(
