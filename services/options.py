@@ -27,6 +27,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from services.errors import InvalidArgument
 
+_LARGEST = 2**63 - 1
+"""What arrays and counters of 64 bits hold: integers beyond are no number of anything."""
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
 
@@ -120,7 +122,8 @@ class Option:
 
     def _within(self, value: Any) -> bool:
         return all(
-            math.isfinite(item) and (self.bounds is None or item in self.bounds)
+            (-_LARGEST <= item <= _LARGEST if isinstance(item, int) else math.isfinite(item))
+            and (self.bounds is None or item in self.bounds)
             for item in (value if isinstance(value, tuple) else (value,))
             if isinstance(item, int | float) and not isinstance(item, bool)
         )

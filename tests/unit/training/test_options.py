@@ -59,6 +59,7 @@ def test_setting_becomes_a_value_of_the_fields_type(setting: str, field: str, va
     ("setting", "message"),
     [
         ("epochs=0", "Option epochs: expected int at least 1. Received: '0'"),
+        ("epochs=9223372036854775808", "Option epochs: expected int at least 1. Received: '9223372036854775808'"),
         ("epochs=2.5", "Option epochs: expected int at least 1. Received: '2.5'"),
         ("rate=0", "Option rate: expected float above 0 to 1. Received: '0'"),
         ("rate=nan", "Option rate: expected float above 0 to 1. Received: 'nan'"),
