@@ -55,11 +55,18 @@ def test_a_bound_from_above_is_reached_below_it() -> None:
     assert found.measured == pytest.approx(1.95)
 
 
-def test_a_bare_echo_s_spread_stands_beside_ours_and_is_not_judged() -> None:
+@pytest.mark.parametrize(
+    ("server", "text"),
+    [
+        ("echo-native", "the same of a bare echo on its transport"),
+        ("echo-nghttpd", "the same of nghttpd, a server in C++: the rig's own"),
+    ],
+)
+def test_the_spread_of_servers_without_a_model_stands_beside_ours_and_is_not_judged(server: str, text: str) -> None:
     found = results(cornet=[sample(100, 2.0, 3.0)])
     for p99_ms in (1.0, 9.0, 3.0):
-        found.add(Cell("echo-native", ECHO_GRPC, "mlp", H2LOAD, 64), sample(100, 1.0, p99_ms))
-    rig = verdict(found, "the same of a bare echo, which is the rig's own")
+        found.add(Cell(server, ECHO_GRPC, "mlp", H2LOAD, 64), sample(100, 1.0, p99_ms))
+    rig = verdict(found, text)
     assert (rig.measured, rig.reached) == (3.0, None)
 
 
