@@ -79,8 +79,7 @@ def _h2load(target: Target, load: Load, place: Place) -> Figures:
     """One request at a time on each of `concurrency` connections."""
     with tempfile.TemporaryDirectory(dir=place.folder) as folder:
         body, log = Path(folder) / "body", Path(folder) / "log"
-        message = target.request.body
-        body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        body.write_bytes(target.request.framed)
         headers = ("-H", "content-type: application/grpc", "-H", "te: trailers")
         amount = f"-n{load.requests}" if load.requests else f"-D{load.seconds}"
         how = ("-t1", f"-c{load.concurrency}", "-m1", amount, "-N", "60s", "-T", "60s")

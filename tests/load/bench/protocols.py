@@ -39,6 +39,11 @@ class Request:
     def is_grpc(self) -> bool:
         return self.protocol in GRPC
 
+    @property
+    def framed(self) -> bytes:
+        """The message of a gRPC request with its prefix, as it is sent."""
+        return b"\0" + len(self.body).to_bytes(4, "big") + self.body
+
 
 def build(protocol: str, model: Model, rows: np.ndarray, *, plain_typed: bool = False) -> Request:
     """`plain_typed`: the typed endpoint is one of BentoML alone, which takes an array."""

@@ -139,10 +139,10 @@ def _bento(batchable: str) -> Callable[[Place, Mapping[str, Model], int, int], L
 def _nghttpd(place: Place, models: Mapping[str, Model], http: int, grpc: int) -> Launch:
     """A file with the bytes of the echo's answer, and gRPC's status in trailers: for this one request it is an echo."""
     request = build_echo()
-    file = _fresh(place.folder / "nghttpd") / request.path.removeprefix("/")
+    folder = _fresh(place.folder / "nghttpd")
+    file = folder / request.path.removeprefix("/")
     file.parent.mkdir()
-    file.write_bytes(b"\0" + len(request.body).to_bytes(4, "big") + request.body)
-    folder = str(place.folder / "nghttpd")
+    file.write_bytes(request.framed)
     how = ("--no-tls", "--workers=1", "--address=127.0.0.1", f"--htdocs={folder}", "--trailer=grpc-status: 0")
     return Launch(["nghttpd", *how, str(grpc)])
 
