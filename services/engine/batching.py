@@ -34,7 +34,7 @@ from services.engine.merging import Piece, Run
 from services.engine.model_config import BatchingOptions
 from services.engine.request import Done
 from services.engine.scheduling import Identity, Lease, Pending, Scheduling, Timer
-from services.engine.tickets import FOREVER, Group, Ticket
+from services.engine.tickets import FOREVER, ArraysTicket, Group, Ticket
 from services.errors import CornetError, DeadlineExceeded, QueueFull, ShuttingDown
 from services.telemetry.metrics import BatchMetrics
 
@@ -94,7 +94,7 @@ class Batcher:
         `key` says which requests may share a run; it stands for the variable axes and for the `outputs` asked for, of which
         there is at least one. Raises QueueFull, ShuttingDown or DeadlineExceeded, and then nothing was queued.
         """
-        ticket = Ticket(inputs, rows, deadline, done)
+        ticket = ArraysTicket(inputs, rows, deadline, done)
         ticket.enqueued = self.clock()
         self.put(ticket, key, outputs)
         return ticket

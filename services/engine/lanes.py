@@ -70,7 +70,7 @@ class Receiver(Protocol):
 
 
 class LaneTicket(Ticket):
-    """A request in a lane: the bytes of its one input. Its taker is `done`; it is never cut, and has no `parts`.
+    """A request in a lane: the bytes of its one input. Its taker is `done`, and it is never cut; `Lane.submit` makes it.
 
     `arrived` is on the clock of who submitted it.
     """
@@ -81,13 +81,13 @@ class LaneTicket(Ticket):
     lane: "Lane"
     values: bytes | memoryview
 
-    def __init__(self) -> None:
-        """`Lane.submit` fills it in: passing it all through here would take twice as long."""
-
     @property
-    def inputs(self) -> Mapping[str, np.ndarray]:  # type: ignore[override] # made when it is asked for, and never set
+    def inputs(self) -> Mapping[str, np.ndarray]:
         """The input as an array, for a run that is not packed."""
         return {self.lane.name: self.lane.array(self.values)}
+
+    def collect(self, piece: Piece, result: dict[str, np.ndarray]) -> dict[str, np.ndarray]:  # noqa: ARG002 - all of it
+        return result
 
     def tell(self, done: Any, outcome: Outcome) -> None:
         self.lane.receiver.settle(done, self, outcome)

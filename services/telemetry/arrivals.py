@@ -9,19 +9,20 @@ class ArrivalClock:
 
     What the loop reads in one turn, from whatever connections, had arrived by the turn's beginning. That it is read one
     connection after the other is waiting, and counts as such; and requests that arrived together are cheap to count.
+    `at` is what `now` has said in this turn, 0 where it was not asked yet.
     """
 
-    __slots__ = ("_at",)
+    __slots__ = ("at",)
 
     def __init__(self) -> None:
-        self._at = 0.0
+        self.at = 0.0
 
     def now(self) -> float:
         """`perf_counter` seconds of the first call in this turn of the loop that runs on this thread."""
-        if not self._at:
-            self._at = perf_counter()
+        if not self.at:
+            self.at = perf_counter()
             asyncio.get_running_loop().call_soon(self._turn_over)
-        return self._at
+        return self.at
 
     def _turn_over(self) -> None:
-        self._at = 0.0
+        self.at = 0.0

@@ -95,16 +95,13 @@ NO_TIMES = lanes.Times([0.0], [0.0])
 
 
 def _uncounted_call(
-    self: NativeCall, connection: Any, sid: int, send_window: int, head: Any, method: Any, deadline: float | None
+    self: NativeCall, connection: Any, sid: int, send_window: int, head: Any, deadline: float | None
 ) -> None:
-    self.metrics = connection.context.metrics
-    self.method = method
-    self.headers = head.metadata
-    self.deadline = deadline
+    self._connection = connection
     self.sid = sid
     self.send_window = send_window
     self.head = head
-    self._connection = connection
+    self.deadline = deadline
 
 
 def _uncounted_exchange(self: Exchange, metrics: Any, protocol: str, operation: str, headers: Any) -> None:

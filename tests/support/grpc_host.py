@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import uvloop
@@ -78,7 +78,7 @@ class Methods:
 
     def Hang(self, data: bytes, call: Call) -> None:
         """Answers when the test does."""
-        call.on_cancel(lambda: self.withdrawn.put(call))
+        call.work = SimpleNamespace(cancel=lambda: self.withdrawn.put(call))
         self.hung.put(call)
 
     def Remaining(self, data: bytes, call: Call) -> None:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from services import errors
 from services.engine.request import InferenceResponse, Outcome
+from services.engine.scheduling import Pending
 from services.errors import CornetError, ShuttingDown
 from services.frontends.status import Dialect, grpc_code, to_cornet
 from services.telemetry.exchange import Exchange
@@ -30,14 +31,15 @@ class Call(Exchange, ABC):
     the first, or after the caller has gone, is dropped. `model`, `version` and `decoded` are the handler's word for the
     metrics. `deadline` is a point on the engine's clock (seconds), None where the caller set none.
 
-    `echo` is what the handler's answer repeats of the request.
+    `work` is what to cancel if the caller goes away before the answer, `echo` what the answer repeats of the request; both
+    are the handler's to set.
 
     A transport subclasses it with `_send` and `_send_error`, and calls `cancel` when the caller goes away.
     """
 
     echo = b""
     _finished = False
-    _on_cancel: Callable[[], None] | None = None
+    work: Pending | None = None
 
     def __init__(
         self, method: "UnaryMethod", metadata: MetadataPairs, deadline: float | None, metrics: Metrics
@@ -85,23 +87,22 @@ class Call(Exchange, ABC):
         else:
             self.reply(data)
 
-    def reply_counted(self, data: bytes) -> None:
-        """`reply`, where the call was counted with others of its run."""
-        if not self._finished:
-            self._finished = True
-            self._send(data)
+    @staticmethod
+    def reply_run(calls: "Sequence[Call]", answers: Sequence[bytes]) -> None:
+        """`reply` to all calls of a run, which were counted together."""
+        for call, data in zip(calls, answers, strict=True):
+            if not call._finished:  # noqa: SLF001  # one class, as below
+                call._finished = True  # noqa: SLF001
+                call._send(data)  # noqa: SLF001
+        calls[0].run_answered()
 
     def run_answered(self) -> None:
         """All calls of this one's run have their answers: a transport that keeps them for one write need wait no longer."""
 
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called, once, if the caller goes away before the answer."""
-        self._on_cancel = callback
-
     def cancel(self) -> None:
         """The caller is gone: withdraw the work, and drop what is still answered."""
-        if self._finish(errors.CANCELLED) and self._on_cancel is not None:
-            self._on_cancel()
+        if self._finish(errors.CANCELLED) and self.work is not None:
+            self.work.cancel()
 
     @abstractmethod
     def _send(self, data: bytes) -> None:

@@ -104,8 +104,7 @@ class InferenceService:
         def encode(response: InferenceResponse) -> bytes:
             return oip_grpc.encode_infer(response, infer.id)
 
-        pending = self._engine.submit(request, lambda outcome: call.answer(outcome, encode))
-        call.on_cancel(pending.cancel)
+        call.work = self._engine.submit(request, lambda outcome: call.answer(outcome, encode))
         return None if infer.timeout_us else request  # which counts from when it is read
 
 

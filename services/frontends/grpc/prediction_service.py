@@ -35,8 +35,7 @@ class PredictionService:
         call.decoded(request.model)
         call.request = request
         request.deadline = call.deadline
-        pending = self._engine.submit(request, lambda outcome: call.answer(outcome, tfs_grpc.encode_predict))
-        call.on_cancel(pending.cancel)
+        call.work = self._engine.submit(request, lambda outcome: call.answer(outcome, tfs_grpc.encode_predict))
         return request
 
     def get_model_metadata(self, data: bytes, call: Call) -> None:

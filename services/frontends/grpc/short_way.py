@@ -89,7 +89,7 @@ class ShortWay(ABC):
         call.model = form.request.model
         stop = start + lane.nbytes
         values = data[start:stop] if lane.nbytes < _LARGE_BYTES else memoryview(data)[start:stop]
-        call.on_cancel(lane.submit(values, call, call.deadline, call.started_at).cancel)
+        call.work = lane.submit(values, call, call.deadline, call.started_at)
         return True
 
     def _lane(self, form: Form) -> Lane | None:
@@ -140,9 +140,7 @@ class ShortWay(ABC):
             answers = self.repeat(run, answers, takers)
             received_bytes, sent_bytes = sum(call.received_bytes for call in takers), sum(map(len, answers))
         self._counter.count(run, len(takers), times, inferred_at, received_bytes, sent_bytes)
-        for call, answer in zip(takers, answers, strict=True):
-            call.reply_counted(answer)
-        takers[0].run_answered()
+        Call.reply_run(takers, answers)
 
     def settle(self, taker: Call, ticket: LaneTicket, outcome: Outcome) -> None:
         taker.decoded_at = ticket.enqueued + perf_counter() - self._engine.clock()

@@ -110,10 +110,11 @@ class Connection(Streams, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
-        self.read_at = self.context.arrival_clock.now()
+        clock, sender = self.context.arrival_clock, self.sender
+        self.read_at = clock.at or clock.now()
         if self._rest:
             data = self._rest + data
-        self.sender.hold()
+        sender.held = True
         try:
             done = self._read(data, 0) if self.started else self._start(data)
         except ConnectionFault as fault:
@@ -127,7 +128,10 @@ class Connection(Streams, asyncio.Protocol):
                 self.moved = True
         if self.arrivals:
             self.count_arrivals()
-        self.sender.flush()
+        if sender.out or sender.closes:
+            sender.flush()
+        else:
+            sender.held = False
 
     def settings_acknowledged(self) -> None:
         """The client keeps to our settings from here on."""
@@ -164,8 +168,8 @@ class Connection(Streams, asyncio.Protocol):
             raise ConnectionFault(PROTOCOL_ERROR, "expected the preface of HTTP/2")
         if len(data) < len(PREFACE) + HEAD_BYTES:
             return 0
-        _, _, kind, flags, _ = HEAD.unpack_from(data, len(PREFACE))
-        if kind != SETTINGS or flags & ACK:
+        word, flags, _ = HEAD.unpack_from(data, len(PREFACE))
+        if word & 0xFF != SETTINGS or flags & ACK:
             raise ConnectionFault(PROTOCOL_ERROR, "expected SETTINGS behind the preface")
         self.started = True
         return self._read(data, len(PREFACE))
@@ -176,8 +180,8 @@ class Connection(Streams, asyncio.Protocol):
         unpack = HEAD.unpack_from
         streams, blocks = self.streams, self._blocks
         while end - i >= HEAD_BYTES:
-            high, low, kind, flags, sid = unpack(data, i)
-            size = high << 8 | low
+            word, flags, sid = unpack(data, i)
+            size, kind = word >> 8, word & 0xFF
             if size > MAX_FRAME_BYTES:
                 raise ConnectionFault(FRAME_SIZE_ERROR, f"a frame of {size} bytes")
             start = i + HEAD_BYTES

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from functools import lru_cache
 from struct import Struct
 from typing import Protocol
 
@@ -33,12 +34,30 @@ _WRITE_BYTES = 2**18
 _MAX_ABANDONED = 4096
 
 _ENDS = END_HEADERS | END_STREAM
-_OPENING = Struct(f">HBBBI{len(OK_HEAD)}sHBBBIBI")
-"""HEADERS, and the heads of DATA and of the message in it."""
-_CLOSING = Struct(f">HBBBI{len(OK_TRAILERS)}sB")
-"""Trailers up to the request id's characters."""
+_SID = Struct(">I")
 _SHORT = 0x7F
 """Strings below this have a length of one byte."""
+
+
+def _before_stream(kind: int, flags: int, size: int) -> bytes:
+    """A frame's head up to its stream's number."""
+    return HEAD.pack(size << 8 | kind, flags, 0)[: -_SID.size]
+
+
+_OPENING = _before_stream(HEADERS, END_HEADERS, len(OK_HEAD))
+
+
+@lru_cache(maxsize=4096)
+def _between(message_bytes: int, id_bytes: int) -> tuple[bytes, bytes, bytes, bytes]:
+    """Of an answer with a message and a request id of such sizes: what stands between its head's stream and that of its data,
+    between that and the message, between the message and the trailers' stream, and between that and the id.
+    """
+    return (
+        OK_HEAD + _before_stream(DATA, 0, PREFIX_BYTES + message_bytes),
+        bytes(1) + message_bytes.to_bytes(4, "big"),
+        _before_stream(HEADERS, _ENDS, len(OK_TRAILERS) + 1 + id_bytes),
+        OK_TRAILERS + bytes((id_bytes,)),
+    )
 
 
 class Outgoing(Protocol):
@@ -60,14 +79,36 @@ class Outgoing(Protocol):
 class Sender:
     """The sending half of one connection.
 
-    What is written in one turn of the event loop goes out in one write, when `outbox` says so. `streams` are the
-    connection's open streams: the sender takes a stream out where it ends it.
+    What is written in one turn of the event loop goes out in one write, when `outbox` says so, or, where somebody has set
+    `held`, when they call `flush`; until then it is in `out`. `closes` says that the connection is to be closed once its
+    streams have ended, which `flush` sees to. `streams` are the open ones: the sender takes a stream out where it ends it.
     """
 
     __slots__ = (
-        *("_closes", "_loop", "_out", "_out_bytes", "_outbox", "_ready", "_scheduled", "_transport", "_written"),
-        *("abandoned", "backlog", "closed", "frames_sent", "initial_window", "limits", "max_frame_bytes", "paused"),
-        *("responses", "streams", "window"),
+        *(
+            "_loop",
+            "_out_bytes",
+            "_outbox",
+            "_ready",
+            "_transport",
+            "_written",
+            "abandoned",
+            "backlog",
+            "closed",
+            "closes",
+        ),
+        *(
+            "frames_sent",
+            "held",
+            "initial_window",
+            "limits",
+            "max_frame_bytes",
+            "out",
+            "paused",
+            "responses",
+            "streams",
+        ),
+        "window",
     )
 
     def __init__(
@@ -92,41 +133,34 @@ class Sender:
         self.backlog = 0
         self.frames_sent = 0
         self.abandoned: dict[int, None] = {}
-        self._out: list[bytes | memoryview] = []
+        self.out: list[bytes | memoryview] = []
         self._out_bytes = 0
         self._ready: deque[Outgoing] = deque()
-        self._scheduled = self._closes = False
+        self.held = self.closes = False
         self._written = 0
 
-    def answer(self, stream: Outgoing, data: bytes, request_id: str) -> None:
+    def answer(self, stream: Outgoing, data: bytes, request_id: bytes) -> None:
         """The one message of a unary call, with head and trailers; at once where it fits, else as windows allow."""
         size = len(data) + PREFIX_BYTES
-        id_bytes = request_id.encode()
+        id_bytes = len(request_id)
         if (
             size > MAX_FRAME_BYTES
             or size > self.window
             or size > stream.send_window
             or not self.responses.filled
-            or len(id_bytes) >= _SHORT
+            or id_bytes >= _SHORT
         ):
             self.answer_in_parts(stream, data, request_id)
             return
         self.window -= size
-        sid = stream.sid
-        del self.streams[sid]
-        self._out += (
-            _OPENING.pack(
-                *(0, len(OK_HEAD), HEADERS, END_HEADERS, sid, OK_HEAD),
-                *(size >> 8, size & 0xFF, DATA, 0, sid, 0, size - PREFIX_BYTES),
-            ),
-            data,
-            _CLOSING.pack(0, len(OK_TRAILERS) + 1 + len(id_bytes), HEADERS, _ENDS, sid, OK_TRAILERS, len(id_bytes)),
-            id_bytes,
-        )
-        if not self._scheduled:
+        del self.streams[stream.sid]
+        sid = _SID.pack(stream.sid)
+        to_data, to_message, to_trailers, to_id = _between(len(data), id_bytes)
+        self.out += (_OPENING, sid, to_data, sid, to_message, data, to_trailers, sid, to_id, request_id)
+        if not self.held:
             self._schedule()
 
-    def answer_in_parts(self, stream: Outgoing, data: bytes, request_id: str, encoding: str | None = None) -> None:
+    def answer_in_parts(self, stream: Outgoing, data: bytes, request_id: bytes, encoding: str | None = None) -> None:
         """`answer` of any size, or compressed with `encoding`."""
         size = len(data) + PREFIX_BYTES
         if encoding is None and size <= min(self.window, stream.send_window, _QUANTUM_BYTES) and not self.paused:
@@ -187,27 +221,23 @@ class Sender:
 
     def write(self, data: bytes) -> None:
         """A frame, or several, that no window holds back."""
-        self._out.append(data)
-        if not self._scheduled:
+        self.out.append(data)
+        if not self.held:
             self._schedule()
-
-    def hold(self) -> None:
-        """Keep what is written until `flush`."""
-        self._scheduled = True
 
     def flush(self) -> None:
         """Hand everything written so far to the socket."""
-        self._scheduled = False
+        self.held = False
         self._out_bytes = 0
-        if self._out:
-            out, self._out = self._out, []
+        if self.out:
+            out, self.out = self.out, []
             if not self.closed:
                 data = b"".join(out)
                 self._written += len(data)
                 self._transport.write(data)
                 if self.paused and self._transport.get_write_buffer_size() > self.limits.max_unread_bytes:
                     self._transport.pause_reading()
-        if self._closes and not self.streams and not self.closed:
+        if self.closes and not self.streams and not self.closed:
             self.closed = True
             self._transport.close()
 
@@ -217,8 +247,8 @@ class Sender:
 
     def close_when_done(self) -> None:
         """Close the connection once its streams have ended."""
-        self._closes = True
-        if not self._scheduled:
+        self.closes = True
+        if not self.held:
             self._schedule()
 
     def taken(self) -> int:
@@ -271,9 +301,9 @@ class Sender:
             else:
                 stream.drained()
             if self._out_bytes >= _WRITE_BYTES:
-                held = self._scheduled
+                held = self.held
                 self.flush()
-                self._scheduled = held
+                self.held = held
 
     def _send_some(self, stream: Outgoing) -> None:
         """DATA frames of one stream, until its turn, its window or the connection's ends."""
@@ -281,7 +311,7 @@ class Sender:
         room = allowed = min(self.window, stream.send_window, stream.backlog, _QUANTUM_BYTES)
         while room and pending:
             left = size = min(room, self.max_frame_bytes)
-            self.write(HEAD.pack(size >> 8, size & 0xFF, DATA, 0, stream.sid))
+            self.write(HEAD.pack(size << 8 | DATA, 0, stream.sid))
             while left:
                 piece = pending[0]
                 if len(piece) <= left:
@@ -289,7 +319,7 @@ class Sender:
                 else:
                     pending[0], piece = piece[left:], piece[:left]
                 left -= len(piece)
-                self._out.append(piece)
+                self.out.append(piece)
             room -= size
             self.frames_sent += 1
         self.window -= allowed
@@ -319,5 +349,5 @@ class Sender:
             del abandoned[next(iter(abandoned))]
 
     def _schedule(self) -> None:
-        self._scheduled = True
+        self.held = True
         self._outbox.add(self, self._loop)

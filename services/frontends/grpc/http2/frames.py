@@ -35,8 +35,8 @@ COMPRESSION_ERROR = 0x9
 CONNECT_ERROR = 0xA
 ENHANCE_YOUR_CALM = 0xB
 
-HEAD = Struct(">HBBBI")
-"""A frame's head: length (16 high and 8 low bits), type, flags, stream."""
+HEAD = Struct(">IBI")
+"""A frame's head: length (24 bits) and type (8) in one number, flags, stream."""
 SETTING = Struct(">HI")
 
 _NUMBER = Struct(">I")
@@ -62,8 +62,7 @@ class StreamFault(Exception):
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """Any frame. The payload must not be longer than the peer takes."""
-    size = len(payload)
-    return HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
+    return HEAD.pack(len(payload) << 8 | kind, flags, stream) + payload
 
 
 def settings(values: dict[int, int]) -> bytes:

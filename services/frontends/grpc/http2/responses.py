@@ -48,14 +48,14 @@ class Responses:
             self.filled = self._may_fill = False
             self._resize = _EMPTY_TABLE
 
-    def good(self, request_id: str) -> tuple[bytes, bytes]:
+    def good(self, request_id: bytes) -> tuple[bytes, bytes]:
         """Head and trailers of a good answer that is sent at once, whole; the first one fills the table."""
         if self.filled:
-            return HEAD, TRAILERS + string(request_id.encode())
+            return HEAD, TRAILERS + string(request_id)
         if not self._may_fill:
             return self.head(), trailers(0, "", ((REQUEST_ID, request_id),))
         self.filled = True
-        return _FIRST_HEAD, _FIRST_TRAILERS + string(request_id.encode())
+        return _FIRST_HEAD, _FIRST_TRAILERS + string(request_id)
 
     def head(self, encoding: str | None = None) -> bytes:
         """The head of an answer, with its compression."""

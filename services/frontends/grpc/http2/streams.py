@@ -35,7 +35,7 @@ from services.frontends.status import to_cornet
 Stream: TypeAlias = Receiving | NativeCall | StreamingCall
 
 _KIND_AT = 3
-_WHOLE = Struct(">HBBBIBI")
+_WHOLE = Struct(">IBIBI")
 """A DATA frame's head, and the prefix of the message in it."""
 
 
@@ -115,7 +115,7 @@ class Streams:
             stream.remote_closed = True
             stream.expire()
             return
-        call = NativeCall(self, stream.sid, stream.send_window, stream.head, method, stream.deadline)
+        call = NativeCall(self, stream.sid, stream.send_window, stream.head, stream.deadline)
         self.streams[stream.sid] = call
         serve(method, data, call)
 
@@ -162,13 +162,21 @@ class Streams:
         method = head.method
         if not isinstance(method, UnaryMethod):
             return 0
-        high, low, _, flags, its_sid, is_compressed, length = _WHOLE.unpack_from(data, i)
-        size = high << 8 | low
-        stop: int = i + HEAD_BYTES + size
+        word, flags, its_sid, is_compressed, length = _WHOLE.unpack_from(data, i)
+        size: int = word >> 8
+        stop = i + HEAD_BYTES + size
+        announced = head.content_length
         if (
-            (is_compressed or flags != END_STREAM or its_sid != sid or head.content_length not in (None, size))
-            or (length != size - PREFIX_BYTES or stop > len(data) or size > self.whole_bytes)
-            or (not sid & 1 or sid > self.goaway_sid or len(self.streams) >= self._max_streams)
+            is_compressed
+            or flags != END_STREAM
+            or its_sid != sid
+            or length != size - PREFIX_BYTES
+            or stop > len(data)
+            or size > self.whole_bytes
+            or (announced is not None and announced != size)
+            or not sid & 1
+            or sid > self.goaway_sid
+            or len(self.streams) >= self._max_streams
         ):
             return 0
         self.last_sid = sid
@@ -182,7 +190,7 @@ class Streams:
             deadline = now + timeout_s
             if deadline < context.deadlines.next:
                 context.deadlines.watch(deadline)
-        call = NativeCall(self, sid, self.sender.initial_window, head, method, deadline)
+        call = NativeCall(self, sid, self.sender.initial_window, head, deadline)
         self.streams[sid] = call
         if deadline is not None and deadline <= now:
             call.expire()

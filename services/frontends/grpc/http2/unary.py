@@ -2,10 +2,10 @@
 
 from collections import deque
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from services.errors import CornetError, DeadlineExceeded, Internal, PayloadTooLarge, Unimplemented
-from services.frontends.grpc.call import Call, UnaryMethod
+from services.frontends.grpc.call import Call, MetadataPairs, UnaryMethod
 from services.frontends.grpc.http2 import messages
 from services.frontends.grpc.http2.frames import (
     CANCEL,
@@ -18,6 +18,7 @@ from services.frontends.grpc.http2.headers import Head
 from services.frontends.grpc.http2.messages import PREFIX_BYTES
 from services.telemetry.exchange import REQUEST_ID, new_request_id
 from services.telemetry.log import get_logger
+from services.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from services.frontends.grpc.http2.streams import Streams
@@ -160,29 +161,30 @@ class NativeCall(Call):
     waits = False
     remote_closed = True
 
-    def __init__(
-        self,
-        connection: "Streams",
-        sid: int,
-        send_window: int,
-        head: Head,
-        method: UnaryMethod,
-        deadline: float | None,
-    ) -> None:
-        # What Call's own does, but for all calls of a read at once.
-        if method is not connection.arriving:
-            connection.count_arrivals()
-            connection.arriving = method
-        connection.arrivals += 1
-        self.metrics = connection.context.metrics
-        self.method = method
-        self.headers = head.metadata
-        self.deadline = deadline
-        self.started_at = connection.read_at
+    def __init__(self, connection: "Streams", sid: int, send_window: int, head: Head, deadline: float | None) -> None:
+        # What Call's own does, but for all calls of a read at once, and what can be looked up later is.
+        self._connection = connection
         self.sid = sid
         self.send_window = send_window
         self.head = head
-        self._connection = connection
+        self.deadline = deadline
+        self.started_at = connection.read_at
+        if head.method is not connection.arriving:
+            connection.count_arrivals()
+            connection.arriving = self.method
+        connection.arrivals += 1
+
+    @property
+    def metrics(self) -> Metrics:  # type: ignore[override] # a call's never change
+        return self._connection.context.metrics
+
+    @property
+    def method(self) -> UnaryMethod:  # type: ignore[override] # as above
+        return cast("UnaryMethod", self.head.method)
+
+    @property
+    def headers(self) -> MetadataPairs:  # type: ignore[override] # as above
+        return self.head.metadata
 
     def data(self, buffer: bytes, start: int, stop: int, frame_bytes: int, last: int) -> None:
         """Never called: what comes after END_STREAM is refused before."""
@@ -204,10 +206,9 @@ class NativeCall(Call):
         if self._finished:
             self._connection.sender.reset(self, CANCEL)
             return
-        withdraw = self._on_cancel
         self.fail(error)
-        if withdraw is not None:
-            withdraw()
+        if self.work is not None:
+            self.work.cancel()
 
     def drained(self) -> None:
         """A unary answer has its tail from the start, and ends when it is drained."""
@@ -219,13 +220,14 @@ class NativeCall(Call):
     def request_id(self) -> str:
         """The client's where it has a fit one, else one of ours."""
         if not self._request_id:
-            self._request_id = self.head.request_id or new_request_id()
+            self._request_id = self.head.request_id or new_request_id().decode()
         return self._request_id
 
     def _send(self, data: bytes) -> None:
         connection = self._connection
         sender, context = connection.sender, connection.context
-        request_id = self._request_id or self.head.request_id or new_request_id()
+        asked = self._request_id or self.head.request_id
+        request_id = asked.encode() if asked else new_request_id()
         try:
             if sender.backlog and sender.backlog + len(data) > context.limits.max_sending_bytes:
                 text = (

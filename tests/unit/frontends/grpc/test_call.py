@@ -1,5 +1,7 @@
 """A call owes one answer: never none, never two, and nothing internal in it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -83,9 +85,18 @@ def test_only_the_first_answer_counts() -> None:
     assert len(call.observed) == 1
 
 
+def working(withdrawn: list[bool]):
+    """A handler with work that can be withdrawn."""
+
+    def work(data: bytes, call: Call) -> None:
+        call.work = SimpleNamespace(cancel=lambda: withdrawn.append(True))
+
+    return work
+
+
 def test_a_caller_that_went_away_withdraws_the_work_and_gets_nothing() -> None:
     withdrawn: list[bool] = []
-    call = served(lambda data, call: call.on_cancel(lambda: withdrawn.append(True)))
+    call = served(working(withdrawn))
     call.cancel()
     call.answer(RESPONSE, lambda response: b"late")
     assert withdrawn == [True]
@@ -95,7 +106,8 @@ def test_a_caller_that_went_away_withdraws_the_work_and_gets_nothing() -> None:
 
 def test_an_answered_call_is_not_withdrawn() -> None:
     withdrawn: list[bool] = []
-    call = served(lambda data, call: (call.on_cancel(lambda: withdrawn.append(True)), call.reply(b"")))
+    call = served(working(withdrawn))
+    call.reply(b"")
     call.cancel()
     assert withdrawn == []
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -144,7 +145,7 @@ def test_a_caller_that_goes_away_withdraws_its_work(run, end: str) -> None:
     started, withdrawn = asyncio.Event(), asyncio.Event()
 
     def hang(data: bytes, call: Call) -> None:
-        call.on_cancel(withdrawn.set)
+        call.work = SimpleNamespace(cancel=withdrawn.set)
         started.set()
 
     run(table(Hang=hang), scenario)
@@ -300,7 +301,7 @@ def test_stopping_cancels_calls_that_outlast_the_grace(run) -> None:
     started, withdrawn = asyncio.Event(), asyncio.Event()
 
     def hang(data: bytes, call: Call) -> None:
-        call.on_cancel(withdrawn.set)
+        call.work = SimpleNamespace(cancel=withdrawn.set)
         started.set()
 
     run(table(Hang=hang), scenario)
