@@ -244,7 +244,7 @@ class Batcher:
         """`_form` where every request came by a lane: none is larger than a batch, and mostly the whole group is taken."""
         tickets, rows = group.tickets, group.rows
         if rows <= self._max_rows:
-            group.taken = True
+            group.taken, group.tickets = True, deque()  # the tickets know their group: they would keep each other alive
             self.queued_rows -= rows
             self._drop(group)
         else:

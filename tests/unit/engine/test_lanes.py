@@ -1,5 +1,7 @@
 """Requests that come by lanes, as bytes: answered as the others are, and together."""
 
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -431,3 +433,25 @@ def test_the_answer_says_who_computed_it_and_how_long_it_took():
     assert isinstance(response, InferenceResponse)
     assert (response.model, response.version, response.signature, response.batch_rows) == ("m", 3, "serving_default", 1)
     assert (response.queue_us, response.compute_us) == pytest.approx((2000, 4000))
+
+
+@pytest.mark.parametrize("max_batch_rows", [8, 2])
+@pytest.mark.parametrize("cost_s", [LOOP_S, THREAD_S])
+def test_what_a_request_brought_is_let_go_with_its_answer(cost_s: float, max_batch_rows: int):
+    """Not when the garbage collector comes by: until then hundreds of requests' values would wait for it."""
+    bench = Bench(cost_s=cost_s, max_batch_rows=max_batch_rows)
+    kept = []
+    gc.collect()
+    gc.disable()
+    try:
+        for name in "abc":
+            values = np.full((1, 2), 10, np.float32)
+            kept.append(weakref.ref(values))
+            bench.lane.submit(memoryview(values).cast("B"), name)
+            del values
+        bench.scheduler.run()
+        bench.backend.calls.clear()
+        assert [bench.first(name) for name in "abc"] == [[11]] * 3
+        assert [ref() for ref in kept] == [None] * 3
+    finally:
+        gc.enable()
