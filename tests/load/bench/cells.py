@@ -62,9 +62,10 @@ SPREAD = (
     Cell("cornet", OIP_GRPC, "mlp", H2LOAD, 64),
     Cell("echo-native", ECHO_GRPC, "mlp", H2LOAD, 64),
     Cell("echo-nghttpd", ECHO_GRPC, "mlp", H2LOAD, 64),
+    Cell(LIBRARY, IN_PROCESS, "cnn", LIBRARY, 64),
 )
 """Where it counts how far the slow requests are from the others: the MLP, and as measures of the rig two servers without a
-model, one on the same transport and one in C++."""
+model, one on the same transport and one in C++, and a millisecond of arithmetic, always the same, that waits for nobody."""
 
 
 @dataclass(frozen=True)

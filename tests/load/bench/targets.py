@@ -150,13 +150,16 @@ def _real_clients(results: Results) -> list[Verdict]:
 
 
 def _latency(results: Results, extras: Extras) -> list[Verdict]:
-    served, echoed, foreign = (median(map(spread, results.samples.get(cell, ()))) for cell in SPREAD)
+    served, echoed, foreign, computed = (median(map(spread, results.samples.get(cell, ()))) for cell in SPREAD)
     swapping = median(swap / quiet for swap, quiet in zip(extras.swap_p99_ms, extras.quiet_p99_ms, strict=False))
     failed = math.nan if extras.swap_errors is None else float(extras.swap_errors)
     return [
         Verdict("gRPC ModelInfer, mlp, 64: p99 over p50", 2.0, False, served),
         Verdict("the same of a bare echo on its transport", math.nan, False, echoed),
         Verdict("the same of nghttpd, a server in C++: the rig's own", math.nan, False, foreign),
+        Verdict(
+            "the same of one run of a model again and again, in process: the core's own", math.nan, False, computed
+        ),
         Verdict("while versions load and swap: p99 over the quiet p99", 3.0, False, swapping),
         Verdict("while versions load and swap: failed requests", 0.0, False, failed, ""),
     ]

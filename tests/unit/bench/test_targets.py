@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.load.bench.cells import Cell, Results, Sample
+from tests.load.bench.cells import IN_PROCESS, LIBRARY, Cell, Results, Sample
 from tests.load.bench.figures import Figures
 from tests.load.bench.generators import H2LOAD
 from tests.load.bench.protocols import ECHO_GRPC, OIP_GRPC
@@ -56,16 +56,20 @@ def test_a_bound_from_above_is_reached_below_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "text"),
+    ("cell", "text"),
     [
-        ("echo-native", "the same of a bare echo on its transport"),
-        ("echo-nghttpd", "the same of nghttpd, a server in C++: the rig's own"),
+        (Cell("echo-native", ECHO_GRPC, "mlp", H2LOAD, 64), "the same of a bare echo on its transport"),
+        (Cell("echo-nghttpd", ECHO_GRPC, "mlp", H2LOAD, 64), "the same of nghttpd, a server in C++: the rig's own"),
+        (
+            Cell(LIBRARY, IN_PROCESS, "cnn", LIBRARY, 64),
+            "the same of one run of a model again and again, in process: the core's own",
+        ),
     ],
 )
-def test_the_spread_of_servers_without_a_model_stands_beside_ours_and_is_not_judged(server: str, text: str) -> None:
+def test_the_spread_of_what_serves_no_model_stands_beside_ours_and_is_not_judged(cell: Cell, text: str) -> None:
     found = results(cornet=[sample(100, 2.0, 3.0)])
     for p99_ms in (1.0, 9.0, 3.0):
-        found.add(Cell(server, ECHO_GRPC, "mlp", H2LOAD, 64), sample(100, 1.0, p99_ms))
+        found.add(cell, sample(100, 1.0, p99_ms))
     rig = verdict(found, text)
     assert (rig.measured, rig.reached) == (3.0, None)
 
