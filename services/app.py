@@ -23,6 +23,7 @@ from services.engine.device import GpuOptions
 from services.engine.engine import Engine, EngineOptions
 from services.engine.model_config import ModelConfig, load_models_file
 from services.errors import FailedPrecondition, Internal, InvalidArgument
+from services.frontends.acceptor import Acceptor
 from services.frontends.bento.app import TypedApp, typed_app
 from services.frontends.grpc.http2.limits import Limits
 from services.frontends.grpc.methods import build_methods
@@ -205,7 +206,7 @@ class HttpFront:
             timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
         )
-        front = cls(_SignalFree(config), listener, f"http://{_authority(listener)}")
+        front = cls(_Uvicorn(config), listener, f"http://{_authority(listener)}")
         while not front._server.started:
             if front._task.done():
                 raise Internal("The HTTP front end failed to start; the log says why.")
@@ -217,8 +218,20 @@ class HttpFront:
         await self._task
 
 
-class _SignalFree(uvicorn.Server):
-    """uvicorn re-raises the signals it catches after its shutdown; the composition root handles them instead."""
+class _Uvicorn(uvicorn.Server):
+    """uvicorn, but for two things: it re-raises the signals it catches, which the composition root handles; and it has the
+    event loop's own server take its connections, one per turn.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        connect = partial(  # type: ignore[call-arg] # a protocol of uvicorn's
+            self.config.http_protocol_class,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        self.servers = [Acceptor(listener, connect) for listener in sockets or ()]  # type: ignore[misc] # to be closed
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -7,8 +7,7 @@ import stat
 from pathlib import Path
 
 from services.errors import Unavailable
-
-BACKLOG = 1024
+from services.frontends.acceptor import BACKLOG
 
 
 def listen(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Self
 
 from services.errors import ShuttingDown
+from services.frontends.acceptor import Acceptor
 from services.frontends.grpc.call import MethodTable
 from services.frontends.grpc.http2.connection import Connection
 from services.frontends.grpc.http2.context import Context
@@ -14,7 +15,7 @@ from services.frontends.grpc.http2.frames import ConnectionFault
 from services.frontends.grpc.http2.limits import Limits
 from services.frontends.grpc.http2.messages import check_encoding
 from services.frontends.grpc.http2.streaming import STOPPING, StreamingCall
-from services.frontends.grpc.listeners import BACKLOG, listen, listen_unix
+from services.frontends.grpc.listeners import listen, listen_unix
 from services.frontends.grpc.options import GrpcOptions
 from services.frontends.grpc.tls import server_context
 from services.telemetry.metrics import Metrics
@@ -60,13 +61,12 @@ class NativeServer:
             max_message_bytes=options.max_message_bytes,
             compression=options.compression or "",
         )
-        self._listeners: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._looker: asyncio.TimerHandle | None = None
         self._look_s = _look_interval_s(options.limits)
 
     async def start(self) -> int:
         options = self._options
-        loop = asyncio.get_running_loop()
         tls = None if options.tls is None else server_context(options.tls)
         timeout_s = None if tls is None else options.limits.handshake_timeout_s
         sockets = listen(self._host, self._port, reuse_port=options.reuse_port)
@@ -78,21 +78,17 @@ class NativeServer:
                 for socket in sockets:
                     socket.close()
                 raise
-        for socket in sockets:
-            listener = await loop.create_server(
-                self._connect, sock=socket, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=timeout_s
-            )
-            self._listeners.append(listener)
+        self._acceptors = [Acceptor(socket, self._connect, tls, timeout_s) for socket in sockets]
         self._look()
         return port
 
     async def stop(self, grace_s: float) -> None:
-        if not self._listeners:
+        if not self._acceptors:
             return
         loop = asyncio.get_running_loop()
         self._context.stopping = True
-        for listener in self._listeners:
-            listener.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         if self._options.socket_path is not None:
             self._options.socket_path.unlink(missing_ok=True)
         for connection in list(self._context.connections):
@@ -109,7 +105,7 @@ class NativeServer:
         self._context.deadlines.close()
         if self._looker is not None:
             self._looker.cancel()
-        self._listeners = []
+        self._acceptors = []
 
     async def __aenter__(self) -> Self:
         await self.start()
