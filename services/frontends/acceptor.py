@@ -13,7 +13,7 @@ from ssl import SSLContext
 
 from services.telemetry.log import get_logger
 
-BACKLOG = 1024
+BACKLOG = 2048
 """Connections that may wait to be taken."""
 
 _MOST = 32
@@ -61,6 +61,10 @@ class Acceptor:
         if self._tls is not None:
             for handshake in self._opening:
                 handshake.cancel()
+
+    async def wait_closed(self) -> None:
+        """Until the connections that were taken last are open, or refused."""
+        await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _resume(self) -> None:
         self._loop.add_reader(self._listener, self._accept)

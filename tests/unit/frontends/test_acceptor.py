@@ -5,6 +5,7 @@ import errno
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, closing
+from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from typing import Any
 
 import pytest
@@ -62,6 +63,7 @@ def serve(listener: socket.socket, scenario: Callable[[Acceptor, list[Echo]], Aw
         await scenario(accepting, opened)
         accepting.close()
         accepting.close()
+        await accepting.wait_closed()
 
     uvloop.run(main())
 
@@ -108,6 +110,18 @@ def test_after_its_end_no_connection_is_taken_and_open_ones_go_on(listener: sock
             assert await echoed(client) == b"hello"
 
     serve(listener, scenario)
+
+
+def test_a_client_without_a_handshake_does_not_hold_up_the_end(listener: socket.socket) -> None:
+    async def main() -> None:
+        accepting = Acceptor(listener, lambda: Echo([]), SSLContext(PROTOCOL_TLS_SERVER), handshake_timeout_s=60)
+        with socket.create_connection(listener.getsockname()):
+            for _ in range(FEW_TURNS):
+                await asyncio.sleep(0)
+            accepting.close()
+            await asyncio.wait_for(accepting.wait_closed(), 5)
+
+    uvloop.run(main())
 
 
 def test_where_there_are_no_file_descriptors_connections_wait(
