@@ -85,30 +85,9 @@ class Sender:
     """
 
     __slots__ = (
-        *(
-            "_loop",
-            "_out_bytes",
-            "_outbox",
-            "_ready",
-            "_transport",
-            "_written",
-            "abandoned",
-            "backlog",
-            "closed",
-            "closes",
-        ),
-        *(
-            "frames_sent",
-            "held",
-            "initial_window",
-            "limits",
-            "max_frame_bytes",
-            "out",
-            "paused",
-            "responses",
-            "streams",
-        ),
-        "window",
+        *("_loop", "_out_bytes", "_outbox", "_ready", "_transport", "_written", "abandoned", "backlog", "closed"),
+        *("closes", "frames_sent", "held", "initial_window", "limits", "max_frame_bytes", "out", "paused"),
+        *("responses", "streams", "window"),
     )
 
     def __init__(
