@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from time import monotonic
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, cast
 
 import grpc
 
@@ -59,7 +59,7 @@ class GrpcServer:
         self._metrics = metrics or Metrics()
         self._clock = clock
         self._server: Any = None
-        self._streams: set[Any] = set()
+        self._streams: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
     async def start(self) -> int:
@@ -143,12 +143,16 @@ class GrpcServer:
 
     def _stream(self, method: StreamMethod) -> Callable[[Any, Any], AsyncIterator[bytes]]:
         async def handle(requests: Any, context: Any) -> AsyncIterator[bytes]:
-            task = asyncio.current_task()
+            task = cast("asyncio.Task[Any]", asyncio.current_task())
             self._streams.add(task)
             caller = StreamContext(context.invocation_metadata() or ())
             try:
                 async for data in serve_stream(method, aiter(requests), caller, self._metrics, lambda: self._stopping):
+                    self._streams.discard(task)  # cancelled while grpcio sends, it would tell the client nothing
                     yield data
+                    self._streams.add(task)
+                    if self._stopping:
+                        task.cancel()
             except CornetError as refusal:
                 await _abort(context, refusal.code, bounded(str(refusal)))
             finally:

@@ -321,3 +321,30 @@ def test_stopping_ends_streams_at_once(run) -> None:
 
     run(table(stream_echo=stream_echo), scenario, metrics=metrics)
     assert ended(metrics) == {"UNAVAILABLE": 1}
+
+
+def test_stopping_ends_a_stream_whose_answer_is_on_its_way(run) -> None:
+    """Before its 60 seconds of grace are over: behind the message or, where half of it is sent, in it."""
+
+    async def scenario(server: GrpcTransport, channel: grpc.aio.Channel) -> None:
+        call = channel.stream_stream("/t.T/stream_large")()
+        await call.write(b"a")
+        await written.wait()
+        stopping = asyncio.ensure_future(server.stop(grace_s=60))
+        await asyncio.sleep(0)
+        code, _ = await refused(read_to_the_end(call))
+        assert code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        await stopping
+
+    async def stream_large(requests: AsyncIterator[bytes], context: StreamContext) -> AsyncIterator[bytes]:
+        async for _ in requests:
+            asyncio.get_running_loop().call_later(0.05, written.set)
+            yield bytes(size)
+
+    async def read_to_the_end(call: grpc.aio.StreamStreamCall) -> None:
+        while await call.read() is not grpc.aio.EOF:
+            pass
+
+    written, size = asyncio.Event(), 2**25
+    limit = ("grpc.max_receive_message_length", 2 * size)
+    run(table(stream_large=stream_large), scenario, channel_options=(limit,))
