@@ -31,18 +31,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _start(repository: Path, model: str, source: Path, output: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "services.cli", "batch", model, "--repository", str(repository)]
     command += ["--input", str(source), "--output", str(output), *options]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it takes no lock
-    )
-
-
-def _heed_interrupts() -> None:
-    """A shell starts what it runs in the background with SIGINT ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A shell starts what it runs in the background with SIGINT ignored, and children inherit that, but no handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
@@ -50,8 +44,8 @@ def _kill_when(process: subprocess.Popen[str], reached: Callable[[], bool]) -> N
     while not reached() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
-    process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGKILL, "the job ended before it could be killed"
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL, f"the job ended before it could be killed: {said}"
 
 
 def test_a_job_killed_again_and_again_ends_as_one_that_was_not(repository: Path, tmp_path: Path) -> None:
