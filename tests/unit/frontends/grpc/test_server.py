@@ -333,7 +333,8 @@ def test_stopping_ends_a_stream_whose_answer_is_on_its_way(run) -> None:
         stopping = asyncio.ensure_future(server.stop(grace_s=60))
         await asyncio.sleep(0)
         code, _ = await refused(read_to_the_end(call))
-        assert code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        # Where half a message has come, grpcio's client says one or the other of the last two.
+        assert code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL}
         await stopping
 
     async def stream_large(requests: AsyncIterator[bytes], context: StreamContext) -> AsyncIterator[bytes]:
