@@ -1,6 +1,6 @@
 """Taking connections from a listening socket as fast as they come.
 
-An event loop's own server takes one connection per turn of the loop (libuv does, since 1.45). Where each turn serves the
+uvloop's own server takes one connection per turn of the loop, as libuv does. Where each turn serves the
 requests of all connections that are there already, the last of 64 clients that come together waits for 64 of those: 0.2 s
 where a request costs a tenth of a millisecond, and a second and more where it costs one.
 """

@@ -7,12 +7,11 @@ from struct import Struct
 from typing import Protocol
 
 from services.frontends.grpc.call import MetadataPairs
-from services.frontends.grpc.http2 import frames
+from services.frontends.grpc.http2 import frames, messages
 from services.frontends.grpc.http2.frames import (
     DATA,
     END_HEADERS,
     END_STREAM,
-    HEAD,
     HEADERS,
     INITIAL_WINDOW,
     MAX_FRAME_BYTES,
@@ -41,7 +40,7 @@ _SHORT = 0x7F
 
 def _before_stream(kind: int, flags: int, size: int) -> bytes:
     """A frame's head up to its stream's number."""
-    return HEAD.pack(size << 8 | kind, flags, 0)[: -_SID.size]
+    return frames.head(kind, flags, 0, size)[: -_SID.size]
 
 
 _OPENING = _before_stream(HEADERS, END_HEADERS, len(OK_HEAD))
@@ -54,7 +53,7 @@ def _between(message_bytes: int, id_bytes: int) -> tuple[bytes, bytes, bytes, by
     """
     return (
         OK_HEAD + _before_stream(DATA, 0, PREFIX_BYTES + message_bytes),
-        bytes(1) + message_bytes.to_bytes(4, "big"),
+        messages.prefix(message_bytes),
         _before_stream(HEADERS, _ENDS, len(OK_TRAILERS) + 1 + id_bytes),
         OK_TRAILERS + bytes((id_bytes,)),
     )
@@ -165,7 +164,7 @@ class Sender:
         pending = stream.pending
         if pending is None:
             pending = stream.pending = deque()
-        pending.append(memoryview(compressed.to_bytes(1, "big") + len(data).to_bytes(4, "big")))
+        pending.append(memoryview(messages.prefix(len(data), compressed=compressed)))
         if data:
             pending.append(memoryview(data))
         stream.backlog += len(data) + PREFIX_BYTES
@@ -290,7 +289,7 @@ class Sender:
         room = allowed = min(self.window, stream.send_window, stream.backlog, _QUANTUM_BYTES)
         while room and pending:
             left = size = min(room, self.max_frame_bytes)
-            self.write(HEAD.pack(size << 8 | DATA, 0, stream.sid))
+            self.write(frames.head(DATA, 0, stream.sid, size))
             while left:
                 piece = pending[0]
                 if len(piece) <= left:

@@ -60,9 +60,14 @@ class StreamFault(Exception):
         self.code = code
 
 
+def head(kind: int, flags: int, stream: int, size: int) -> bytes:
+    """A frame's head, of a payload of `size` bytes."""
+    return HEAD.pack(size << 8 | kind, flags, stream)
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """Any frame. The payload must not be longer than the peer takes."""
-    return HEAD.pack(len(payload) << 8 | kind, flags, stream) + payload
+    return head(kind, flags, stream, len(payload)) + payload
 
 
 def settings(values: dict[int, int]) -> bytes:

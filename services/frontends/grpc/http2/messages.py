@@ -16,6 +16,11 @@ _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """gRPC's deflate is zlib's format (RFC 1950), as HTTP's is."""
 
 
+def prefix(size: int, *, compressed: bool = False) -> bytes:
+    """What stands before a message of `size` bytes."""
+    return compressed.to_bytes(1, "big") + size.to_bytes(PREFIX_BYTES - 1, "big")
+
+
 def read_prefix(prefix: bytes, encoding: str, max_bytes: int) -> int:
     """The length of the message that five bytes announce.
 
